@@ -1,0 +1,40 @@
+# `make help` lists the targets. Everything runs in .venv; nothing outside this folder is touched.
+PYTHON ?= python3
+PROFILE ?= demo
+DATA ?=
+ARGS ?=
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+export PYTHONHASHSEED := 0
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce reference test lint lab lock
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+setup: .venv/ready  ## create .venv and install the locked requirements and rdlib
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+SNAKEMAKE = snakemake --cores all --rerun-triggers mtime --config profile=$(PROFILE) data="$(DATA)" --quiet rules host
+
+reproduce: setup  ## run the batch and make its tables and figures (PROFILE=demo, DATA=folder, ARGS=-n shows the plan)
+	$(SNAKEMAKE) $(ARGS)
+
+test: setup  ## unit, parity and end-to-end tests, then the notebooks' committed outputs
+	pytest --durations=15 tests
+	pytest --durations=5 --nbval notebooks
+
+lint: setup  ## ruff on modules and notebooks
+	ruff check rdlib tests notebooks
+	ruff format --check rdlib tests
+
+lab: setup  ## JupyterLab on the notebooks
+	jupyter lab notebooks
+
+lock:  ## renew requirements.txt from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" -o requirements.txt

@@ -1,0 +1,271 @@
+"""What one run is: a frozen `Config`, the paper's values and where each comes from.
+
+A `Config` holds everything that may change a number. Where things lie (data folder, weights file,
+output folder) and which device computes is not part of it, so the same run has the same id anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import re
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from rdlib.errors import InputError
+
+IMAGE_FOLDER_DATASETS = ("demo", "mvtec")
+NOVELTY_DATASETS = ("fashion_mnist", "mnist", "cifar10", "digits")
+TORCHVISION_TEACHERS = ("resnet18", "resnet50", "wide_resnet50_2")
+LITE_TEACHERS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+
+TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
+# Train and test images of MVTec AD (Bergmann et al. 2019, Table 1), in the order of the paper's tables.
+MVTEC_COUNTS = {
+    "carpet": (280, 117), "grid": (264, 78), "leather": (245, 124), "tile": (230, 117), "wood": (247, 79),
+    "bottle": (209, 83), "cable": (224, 150), "capsule": (219, 132), "hazelnut": (391, 110), "metal_nut": (220, 115),
+    "pill": (267, 167), "screw": (320, 160), "toothbrush": (60, 42), "transistor": (213, 100), "zipper": (240, 151),
+}  # fmt: skip
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "dataset": IMAGE_FOLDER_DATASETS + NOVELTY_DATASETS,
+    "teacher": TORCHVISION_TEACHERS + LITE_TEACHERS + ("custom",),
+    "bottleneck": ("mff+oce", "oce", "pre"),
+    "loss": ("flat", "pixel"),
+    "image_score": ("max", "sum", "mean"),
+    "normalise": ("imagenet", "none"),
+    "resize": ("antialias", "no_antialias"),
+    "mask_rule": ("over_half", "any"),
+    "precision": ("fp32", "bf16"),
+}
+POSITIVE = ("image_size", "epochs", "batch_size", "lr")
+AT_LEAST_ZERO = ("sigma", "seed", "evaluate_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Where a run's inputs and outputs lie and what computes it: no part of the run's identity.
+
+    data_root: folder of the categories or of the original files; "" for the sets that come with packages
+    weights: local file of torchvision weights; "" = torch's cache, then a download
+    out_dir: the run goes to `out_dir/runs/<run id>/`
+    device: "auto", "cuda", "cuda:1", "mps" or "cpu"
+    threads: CPU threads; 0 = torch's own choice. Sums are split by thread, so last digits depend on it
+    overwrite: train again although the run is already there
+    save_maps: keep the test images and their maps beside the result, for figures
+    """
+
+    data_root: str = ""
+    weights: str = ""
+    out_dir: str = "results/scratch"
+    device: str = "auto"
+    threads: int = 0
+    overwrite: bool = False
+    save_maps: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One training with one seed. Build it with `Config.create`, which fills the data set's defaults.
+
+    Defaults are the paper's for MVTec AD (Sec. 4.1) unless the comment says otherwise.
+    raises: InputError that names the field, the value it got and what it takes
+    """
+
+    dataset: str
+    category: str = ""  # MVTec's "bottle"; for novelty data sets str(normal_class)
+    normal_class: int | None = None  # novelty: the one class that counts as normal
+    teacher: str = "wide_resnet50_2"  # Tables 1-6; Table 7 varies it
+    bottleneck: str = "mff+oce"  # Table 5: "pre", "oce" (Pre+OCE), "mff+oce" (full model)
+    conv1x1: bool = False  # drawn in Fig. 4, never called by the official code
+    scales: tuple[int, ...] = (1, 2, 3)  # maps summed for the score; Table 6
+    loss: str = "flat"  # official code; "pixel" is the paper's eq. 2
+    image_size: int = 256  # Table 1 also has a 128 px block
+    resize: str = "antialias"  # PIL bilinear, as torchvision's Resize on PIL images
+    mask_rule: str = "over_half"  # mask after resizing: > 0.5 as in the official code, or > 0
+    normalise: str = "imagenet"
+    epochs: int = 200
+    batch_size: int = 16
+    lr: float = 0.005
+    beta1: float = 0.5
+    beta2: float = 0.999
+    sigma: float = 4.0  # Gaussian on the map, in pixels of the resized image; 0 = none
+    image_score: str = "max"  # S_AD: maximum of the map on MVTec, sum for novelty
+    seed: int = 111  # official code
+    precision: str = "fp32"
+    evaluate_every: int = 0  # epochs between looks at the test set, for the "best on test" column only
+    experiment: str = "main"
+    label: str = ""  # free word appended to the variant
+
+    @classmethod
+    def create(cls, **params: Any) -> Config:
+        """A Config from loose parameters; "auto" and None mean the data set's own default.
+
+        raises: InputError for an unknown or impossible value, naming the field
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        refuse_unknown(params, known)
+        given = {k: v for k, v in params.items() if v is not None and v != "auto"}
+        dataset = given.get("dataset")
+        _choose("dataset", dataset)
+        values = DATASET_DEFAULTS.get(dataset, {}) | given
+        if "scales" in values:
+            values["scales"] = parse_scales(values["scales"])
+        if dataset in NOVELTY_DATASETS and "normal_class" in values:
+            values["category"] = str(values["normal_class"])
+        return cls(**values)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, field.type, getattr(self, field.name))
+        for name in CHOICES:
+            _choose(name, getattr(self, name))
+        for name in POSITIVE:
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}={getattr(self, name)!r}: must be greater than 0")
+        for name in AT_LEAST_ZERO:
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name}={getattr(self, name)!r}: must be 0 or greater")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)!r}: must lie in [0, 1)")
+        if self.image_size % 32:
+            raise InputError(f"image_size={self.image_size}: must be a multiple of 32, since the embedding is 1/32 of the image")
+        self._check_what_is_normal()
+        for name in ("category", "experiment", "label"):
+            value = getattr(self, name)
+            if not re.fullmatch(r"[A-Za-z0-9_.]*", value) or value.startswith("."):
+                raise InputError(f"{name}={value!r}: only letters, digits, '_' and '.' (it becomes a file name)")
+
+    def _check_what_is_normal(self) -> None:
+        if self.dataset in NOVELTY_DATASETS:
+            if self.normal_class is None or not 0 <= self.normal_class <= 9:
+                raise InputError(f"normal_class={self.normal_class!r}: dataset {self.dataset!r} needs one of 0..9")
+        elif not self.category:
+            raise InputError(f"category={self.category!r}: dataset {self.dataset!r} needs one, for example 'bottle'")
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the data set has pixel ground truth."""
+        return self.dataset in IMAGE_FOLDER_DATASETS
+
+    @property
+    def variant(self) -> str:
+        """Teacher, resolution and epochs, then every value that departs from the data set's default."""
+        parts = [_short(self.teacher), f"{self.image_size}px", f"{self.epochs}ep"]
+        named = {"dataset", "category", "normal_class", "teacher", "image_size", "epochs", "seed", "experiment", "label"}
+        defaults = DATASET_DEFAULTS[self.dataset]
+        for field in dataclasses.fields(self):
+            default = defaults.get(field.name, field.default)
+            value = getattr(self, field.name)
+            if field.name not in named and value != default:
+                parts.append(f"{field.name}_{_word(value)}")
+        return ".".join(parts + [self.label] * bool(self.label))
+
+    @property
+    def run_id(self) -> str:
+        """`experiment-dataset-category-variant-sSEED`: stable, the same configuration is the same file."""
+        return f"{self.experiment}-{self.dataset}-{self.category}-{self.variant}-s{self.seed}"
+
+    @property
+    def torch_seed(self) -> int:
+        """Seed of the run, from (seed, run id), so that no result depends on what ran before it."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed}:{self.run_id}".encode()).digest()[:6], "big")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"scales": list(self.scales)}
+
+
+# What the paper or the official code does differently from the field defaults, per data set.
+_NOVELTY = {
+    "teacher": "resnet18",  # [code]
+    "image_size": 32,  # [code]
+    "image_score": "sum",  # [paper] Sec. 4.2
+    "sigma": 0.0,  # [open] one official helper smooths, one does not
+    "normalise": "none",  # [code] MNIST and Fashion-MNIST are not normalised
+}
+DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mvtec": {},
+    "demo": {"image_size": 128, "teacher": "efficientnet_lite0"},
+    "mnist": _NOVELTY,
+    "fashion_mnist": _NOVELTY,
+    "digits": _NOVELTY | {"teacher": "efficientnet_lite0"},
+    "cifar10": _NOVELTY | {"normalise": "imagenet"},  # [code]
+}
+
+
+def refuse_unknown(given: dict[str, Any], known: set[str]) -> None:
+    """raises: InputError that names each unknown parameter and the nearest known one"""
+    unknown = sorted(set(given) - known)
+    if unknown:
+        hints = [f"{name!r}" + "".join(f" (did you mean {m!r}?)" for m in difflib.get_close_matches(name, known, 1)) for name in unknown]
+        raise InputError(f"unknown parameter {', '.join(hints)}; known: {', '.join(sorted(known))}")
+
+
+def notebook_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a notebook: what its first cells (and papermill's) have assigned, and nothing else.
+
+    namespace: the notebook's `globals()`, read before anything but modules and functions is imported
+    returns: name -> value
+    """
+    ipython = {"In", "Out", "get_ipython", "exit", "quit", "open"}
+    return {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_") and name not in ipython and not isinstance(value, ModuleType) and not callable(value)
+    }
+
+
+def from_notebook(namespace: dict[str, Any]) -> tuple[Config, Where]:
+    """Config and Where from the parameters cells of a notebook, every name checked (papermill accepts any).
+
+    namespace: the notebook's `globals()`
+    raises: InputError naming an unknown parameter and the nearest known one, or an impossible value
+    """
+    given = notebook_parameters(namespace)
+    places = {f.name for f in dataclasses.fields(Where)}
+    refuse_unknown(given, places | {f.name for f in dataclasses.fields(Config)})
+    for name in places & set(given):
+        expected = type(getattr(Where, name))
+        if type(given[name]) is not expected:
+            raise InputError(f"{name}={given[name]!r}: expected {expected.__name__}, got {type(given[name]).__name__}")
+    cfg = Config.create(**{k: v for k, v in given.items() if k not in places})
+    return cfg, Where(**{k: v for k, v in given.items() if k in places})
+
+
+def parse_scales(value: Any) -> tuple[int, ...]:
+    """(1, 2, 3) from a sequence, an int or text such as "1,2,3" or "M2+M3" (papermill passes text)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if isinstance(value, str):
+        if not re.fullmatch(r"[\[(]?\s*M?\d(\s*[,+ ]\s*M?\d)*\s*[\])]?", value):
+            raise InputError(f"scales={value!r}: give scale numbers, for example '1,2,3' or 'M2+M3'")
+        value = [int(n) for n in re.findall(r"\d", value)]
+    scales = tuple(value)
+    if not scales or any(not isinstance(k, int) or k < 1 for k in scales) or list(scales) != sorted(set(scales)):
+        raise InputError(f"scales={value!r}: distinct scale numbers from 1, shallow to deep, for example (1, 2, 3)")
+    return scales
+
+
+def _check_type(name: str, annotation: str, value: Any) -> None:
+    allowed = {"str": str, "bool": bool, "int": int, "float": (int, float), "int | None": (int, type(None))}
+    expected = allowed.get(annotation, tuple)
+    if not isinstance(value, expected) or (isinstance(value, bool) and annotation != "bool"):
+        raise InputError(f"{name}={value!r}: expected {annotation}, got {type(value).__name__}")
+
+
+def _choose(name: str, value: Any) -> None:
+    if value not in CHOICES[name]:
+        raise InputError(f"{name}={value!r}: must be one of {', '.join(CHOICES[name])}")
+
+
+def _short(teacher: str) -> str:
+    return teacher.replace("efficientnet_", "").replace("wide_resnet50_2", "wrn50")
+
+
+def _word(value: Any) -> str:
+    """A value as part of a file name: no '-', which separates the parts of a run id."""
+    text = "".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text.replace("+", "").replace("-", "m")

@@ -1,0 +1,372 @@
+"""Images, labels and masks of every data set, as NumPy arrays at the run's resolution.
+
+MVTec-layout folders (also the demo set) are read strictly: a missing mask, a file that does not decode, a size that
+does not match or a file that does not belong is reported by name, all of them at once, and nothing is skipped.
+
+    <root>/<category>/train/good/000.png
+                      test/good/000.png, test/<defect>/000.png
+                      ground_truth/<defect>/000_mask.png
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision import datasets
+from torchvision.transforms import functional as TF
+
+from rdlib.config import NOVELTY_DATASETS, Config
+from rdlib.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+class DataError(InputError):
+    """The data cannot be used as they are; the message names every file concerned and the mend."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one split.
+
+    images: (N, C, H, W) uint8, C = 1 (grey, repeated to 3 for the teacher) or 3
+    labels: (N,) uint8, 1 = anomalous; from the folder (or class), never from the mask
+    paths: N names relative to the category's folder
+    masks: (N, H, W) bool, 1 = anomalous; None where the data set has none
+    """
+
+    images: NDArray
+    labels: NDArray
+    paths: tuple[str, ...]
+    masks: NDArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Data:
+    """train: normal images only; test: both kinds; manifest: sha256 over names and contents; notes: what to know"""
+
+    train: ImageSet
+    test: ImageSet
+    manifest: str
+    notes: dict[str, int]
+
+
+def load(cfg: Config, data_root: str | Path = "") -> Data:
+    """The data of one run.
+
+    data_root: folder of the categories (mvtec), or of the original files (novelty); "" for demo and digits,
+        which come with the installed packages
+    raises: DataError naming what is missing or wrong
+    """
+    if cfg.dataset in NOVELTY_DATASETS:
+        return load_novelty(cfg, data_root)
+    if cfg.dataset == "demo" and not str(data_root):
+        from rdlib.demo import demo_root
+
+        data_root = demo_root()
+    if not str(data_root):
+        raise DataError(f"data_root is empty: give the folder that holds {cfg.category}/train/good, for example -p data_root data/mvtec")
+    return load_mvtec(Path(data_root) / cfg.category, cfg)
+
+
+# --- MVTec layout -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of an MVTec-layout folder: its file, defect ("good" = normal) and mask file (None if normal)."""
+
+    image: Path
+    defect: str
+    mask: Path | None = None
+
+
+def load_mvtec(folder: Path, cfg: Config) -> Data:
+    """A category folder in MVTec layout.
+
+    raises: DataError with every problem found
+    """
+    train, test, problems = find_items(folder)
+    decoded, bad = _decode_all([*train, *test], cfg)
+    problems += bad
+    if problems:
+        raise DataError(_report(folder, problems))
+    splits = [_stack(folder, items, decoded) for items in (train, test)]
+    notes = {"vanished_regions": sum(decoded[item.image].vanished for item in test)}
+    return Data(splits[0], splits[1], manifest(folder, [*train, *test]), notes)
+
+
+def find_items(folder: Path) -> tuple[list[Item], list[Item], list[str]]:
+    """Pair every image with its mask by name; nothing is decoded.
+
+    returns: train items, test items (both in sorted order), problems found
+    raises: DataError if the folder or its train/good or test is missing or empty
+    """
+    for part in ("train/good", "test"):
+        if not (folder / part).is_dir():
+            raise DataError(f"{folder}: no folder {part}; expected MVTec layout (train/good, test/<defect>, ground_truth/<defect>)")
+    problems: list[str] = []
+    train = [Item(p, "good") for p in _images_in(folder / "train/good", problems)]
+    test = []
+    for defect in sorted(p for p in (folder / "test").iterdir() if p.is_dir()):
+        images = _images_in(defect, problems)
+        masks = {} if defect.name == "good" else _masks_of(folder / "ground_truth" / defect.name, problems)
+        for path in images:
+            mask = masks.pop(f"{path.stem}_mask", None)
+            if defect.name != "good" and mask is None:
+                problems.append(f"{path}: no mask {folder / 'ground_truth' / defect.name / path.stem}_mask.png")
+            test.append(Item(path, defect.name, mask))
+        problems += [f"{mask}: mask without an image in {defect}" for mask in masks.values()]
+    if not train:
+        problems.append(f"{folder / 'train/good'}: no images; one normal image at least is needed to train")
+    if not test:
+        problems.append(f"{folder / 'test'}: no images; expected test/good and test/<defect>")
+    problems += [
+        f"{p}: unexpected folder in train (only train/good is used)" for p in sorted((folder / "train").iterdir()) if p.name != "good"
+    ]
+    return train, test, problems
+
+
+def _images_in(folder: Path, problems: list[str]) -> list[Path]:
+    files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    problems += [f"{p}: unexpected file (images are {', '.join(IMAGE_SUFFIXES)})" for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
+    images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+    stems = [p.stem for p in images]
+    problems += [f"{p}: another image has the same name with another suffix; remove one" for p in images if stems.count(p.stem) > 1]
+    return images
+
+
+def _masks_of(folder: Path, problems: list[str]) -> dict[str, Path]:
+    return {p.stem: p for p in _images_in(folder, problems)} if folder.is_dir() else {}
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    image: NDArray  # (3, H, W) uint8
+    mask: NDArray | None  # (H, W) bool
+    vanished: int  # regions that disappeared with resizing
+
+
+def _decode_all(items: list[Item], cfg: Config) -> tuple[dict[Path, _Decoded], list[str]]:
+    decoded, problems = {}, []
+    for item in items:
+        try:
+            decoded[item.image] = _decode(item, cfg)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # PIL raises SyntaxError for broken PNG chunks.
+            text = str(error)
+            problems.append(text if isinstance(error, DataError) else f"{item.image}: cannot be decoded ({text}); replace the file")
+    return decoded, problems
+
+
+def _decode(item: Item, cfg: Config) -> _Decoded:
+    image = read_image(item.image)
+    resized = resize(image, cfg.image_size, cfg.resize)
+    if item.mask is None:
+        return _Decoded(resized, None, 0)
+    mask = read_mask(item.mask)
+    if mask.size != image.size:
+        raise DataError(
+            f"{item.mask}: mask is {mask.size[0]}x{mask.size[1]}, its image {item.image.name} is {image.size[0]}x{image.size[1]}"
+        )
+    original = np.asarray(mask) > 0
+    if not original.any():
+        raise DataError(f"{item.mask}: mask is empty, but its folder says the image is anomalous")
+    small = resize_mask(mask, cfg.image_size, cfg.mask_rule)
+    return _Decoded(resized, small, _vanished(original, small))
+
+
+def read_image(path: Path) -> Image.Image:
+    """RGB image of any PNG, JPEG, BMP or TIFF; 16-bit grey is scaled to 8 bits (65535 -> 255)."""
+    with Image.open(path) as image:
+        image.load()
+        if image.mode.startswith("I"):
+            return Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+        return image.convert("RGB")
+
+
+def read_mask(path: Path) -> Image.Image:
+    """8-bit grey mask, 0 or 255; any value above 0 in the file is anomalous.
+
+    raises: DataError naming the file if it does not decode
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return Image.fromarray(np.where(np.asarray(image.convert("I")) > 0, 255, 0).astype(np.uint8))
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"{path}: cannot be decoded ({error}); replace the file") from None
+
+
+def resize(image: Image.Image, size: int, how: str) -> NDArray:
+    """(3, size, size) uint8. "antialias" is what torchvision's Resize does on PIL images (official code)."""
+    if how == "antialias":
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    return TF.resize(TF.pil_to_tensor(image), [size, size], antialias=False).numpy()
+
+
+def resize_mask(mask: Image.Image, size: int, rule: str) -> NDArray:
+    """(size, size) bool; resized as the image, then > 0.5 ("over_half", official code) or > 0 ("any")."""
+    values = np.asarray(mask.resize((size, size), Image.Resampling.BILINEAR))
+    return values > (127 if rule == "over_half" else 0)
+
+
+def _vanished(original: NDArray, small: NDArray) -> int:
+    from rdlib.metrics import count_regions
+
+    return max(0, count_regions(original) - count_regions(small))
+
+
+def _stack(folder: Path, items: list[Item], decoded: dict[Path, _Decoded]) -> ImageSet:
+    images = np.stack([decoded[item.image].image for item in items])
+    empty = np.zeros(images.shape[-2:], dtype=bool)
+    masks = np.stack([empty if decoded[item.image].mask is None else decoded[item.image].mask for item in items])
+    labels = np.array([item.defect != "good" for item in items], dtype=np.uint8)
+    return ImageSet(images, labels, tuple(item.image.relative_to(folder).as_posix() for item in items), masks)
+
+
+def manifest(folder: Path, items: list[Item]) -> str:
+    """sha256 over the sorted names and contents of all images and masks of a category."""
+    total = hashlib.sha256()
+    for path in sorted(p for item in items for p in (item.image, item.mask) if p):
+        total.update(f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _report(folder: Path, problems: list[str], most: int = 40) -> str:
+    more = [f"... and {len(problems) - most} more"] if len(problems) > most else []
+    return "\n  ".join([f"{folder}: {len(problems)} problem(s) with the data:", *problems[:most], *more])
+
+
+# --- One-class novelty --------------------------------------------------------------------------------------------
+
+
+def load_novelty(cfg: Config, data_root: str | Path) -> Data:
+    """Train on one class, test on the whole test set, the other nine classes are novel (Sec. 4.2)."""
+    (train_x, train_y), (test_x, test_y) = _read_digits() if cfg.dataset == "digits" else _read_torchvision(cfg.dataset, data_root)
+    chosen = np.flatnonzero(train_y == cfg.normal_class)
+    train = ImageSet(_resize_batch(train_x[chosen], cfg), np.zeros(len(chosen), np.uint8), tuple(f"train/{i:05d}" for i in chosen))
+    test_paths = tuple(f"test/{i:05d}-class{y}" for i, y in enumerate(test_y))
+    test = ImageSet(_resize_batch(test_x, cfg), (test_y != cfg.normal_class).astype(np.uint8), test_paths)
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in (train_x, train_y, test_x, test_y))).hexdigest()
+    return Data(train, test, digest, {})
+
+
+Split = tuple[NDArray, NDArray]  # images (N, H, W[, 3]) uint8, classes (N,) int64
+
+
+def _read_digits() -> tuple[Split, Split]:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8; the first 1,000 train, the rest test."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    return (images[:1000], digits.target[:1000]), (images[1000:], digits.target[1000:])
+
+
+_TORCHVISION = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
+
+
+def _read_torchvision(name: str, data_root: str | Path) -> tuple[Split, Split]:
+    """Both splits through torchvision's own class, from any local folder with the original files.
+
+    raises: DataError naming the files that are missing
+    """
+    cls = _TORCHVISION[name]
+    if not str(data_root):
+        raise DataError(
+            f"data_root is empty: give the folder with the original files of {name}, or fetch them first: "
+            f"python -c \"from torchvision.datasets import {cls.__name__} as D; D('data', download=True)\" and -p data_root data"
+        )
+    with _torchvision_layout(cls, Path(data_root)) as root:
+        try:
+            splits = [cls(root, train=train) for train in (True, False)]
+        except (RuntimeError, EOFError, ValueError) as error:
+            raise DataError(f"{data_root}: not a complete copy of {name} ({error}); expected {', '.join(_original_files(cls))}") from None
+    train, test = [(np.asarray(s.data), np.asarray(s.targets)) for s in splits]
+    return train, test
+
+
+def _original_files(cls: type) -> list[str]:
+    if cls is datasets.CIFAR10:
+        return [cls.filename, *(f"{cls.base_folder}/{n}" for n, _ in cls.train_list + cls.test_list)]
+    return [Path(url).name for url, _ in cls.resources]
+
+
+@contextmanager
+def _torchvision_layout(cls: type, folder: Path) -> Iterator[Path]:
+    """A root in the layout torchvision expects, made in a temporary folder from the original files in `folder`.
+
+    Accepts torchvision's own layout, or the files by themselves, gzipped or not (an archive for CIFAR-10).
+    """
+    own = cls.base_folder if cls is datasets.CIFAR10 else f"{cls.__name__}/raw"
+    source = next((p for p in (folder / own, folder) if p.is_dir() and any(p.iterdir())), None)
+    if source is None:
+        raise DataError(f"{folder}: no such folder, or empty; expected {', '.join(_original_files(cls))}")
+    with tempfile.TemporaryDirectory() as tmp:
+        target = Path(tmp) / own
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if cls is datasets.CIFAR10:
+            _lay_out_cifar(cls, source, target)
+        else:
+            _lay_out_mnist(cls, source, target)
+        yield Path(tmp)
+
+
+def _lay_out_mnist(cls: type, source: Path, target: Path) -> None:
+    target.mkdir()
+    missing = []
+    for gz in _original_files(cls):
+        plain = gz.removesuffix(".gz")
+        if (source / plain).is_file():
+            shutil.copyfile(source / plain, target / plain)
+        elif (source / gz).is_file():
+            try:
+                with gzip.open(source / gz) as packed, (target / plain).open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked)
+            except (OSError, EOFError) as error:
+                raise DataError(f"{source / gz}: cannot be unpacked ({error}); replace the file") from None
+        else:
+            missing.append(f"{source / plain}[.gz]")
+    if missing:
+        raise DataError(f"missing: {', '.join(missing)}")
+
+
+def _lay_out_cifar(cls: type, source: Path, target: Path) -> None:
+    import tarfile
+
+    archive = source / cls.filename
+    if archive.is_file():
+        with tarfile.open(archive) as tar:
+            tar.extractall(target.parent, filter="data")
+    else:
+        target.symlink_to(source.resolve(), target_is_directory=True)
+
+
+def _resize_batch(images: NDArray, cfg: Config) -> NDArray:
+    """(N, H, W[, 3]) uint8 -> (N, 1 or 3, size, size) uint8, each image resized as `resize` does."""
+    one = partial(_resize_small, size=cfg.image_size, how=cfg.resize)
+    return np.stack([one(image) for image in images])
+
+
+def _resize_small(image: NDArray, size: int, how: str) -> NDArray:
+    if how == "antialias":
+        small = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+        return small[None] if small.ndim == 2 else small.transpose(2, 0, 1)
+    tensor = torch.from_numpy(np.atleast_3d(image).transpose(2, 0, 1).copy())
+    return TF.resize(tensor, [size, size], antialias=False).numpy()

@@ -1,0 +1,279 @@
+"""Run files: written whole or not at all, checked by a schema, each number with its provenance; read back as tables."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from rdlib.config import Config
+from rdlib.errors import InputError
+from rdlib.evaluate import METRICS, evaluate, evaluate_image_rules, evaluate_scales, why_undefined
+from rdlib.metrics import image_score
+from rdlib.paths import PACKAGE, project_root
+
+if TYPE_CHECKING:  # not at run time: reading results must not load torch
+    from rdlib.score import Scores
+
+FORMAT = 1
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "scikit-image", "pandas", "pillow", "efficientnet-lite-pytorch")
+
+
+# --- Writing ------------------------------------------------------------------------------------------------------
+
+
+def run_folder(out_dir: Path, cfg: Config) -> Path:
+    return out_dir / "runs" / cfg.run_id
+
+
+def finished(out_dir: Path, cfg: Config) -> dict[str, Any] | None:
+    """The result of this run if it is there.
+
+    raises: InputError if a result with the same id has another configuration
+    """
+    path = run_folder(out_dir, cfg) / "result.json"
+    if not path.is_file():
+        return None
+    result = read_run(path)
+    there, wanted = result["config"], cfg.to_dict()
+    different = sorted(k for k in there.keys() | wanted.keys() if there.get(k) != wanted.get(k))
+    if different:
+        raise InputError(f"{path}: has another configuration ({', '.join(different)}); remove it or give another label")
+    return result
+
+
+def write_run(
+    out_dir: Path,
+    cfg: Config,
+    *,
+    scores: Scores,
+    losses: list[float],
+    history: list[dict[str, Any]],
+    data: dict[str, Any],
+    model: dict[str, Any],
+    timing: dict[str, float],
+    provenance: dict[str, Any],
+    pictures: NDArray | None = None,
+) -> dict[str, Any]:
+    """Evaluate, validate and write `out_dir/runs/<run id>/result.json`, whole or not at all.
+
+    pictures: (N, C, H, W) uint8 test images, to keep with their maps in `maps.npz`; None keeps no maps
+
+    returns: what was written
+    raises: jsonschema.ValidationError if the result does not fit `result.schema.json`
+    """
+    with Stopwatch(timing, "metrics_s"):
+        values = evaluate(scores, cfg)
+        by_scales, by_rule = evaluate_scales(scores, cfg), evaluate_image_rules(scores, cfg)
+    per_image = image_score(scores.maps(cfg.scales), cfg.image_score)
+    result = {
+        "format": FORMAT,
+        "run_id": cfg.run_id,
+        "status": "finished",
+        "config": cfg.to_dict(),
+        "losses": losses,
+        "metrics": values,
+        "undefined": why_undefined(values, scores),
+        "by_scales": by_scales,
+        "by_image_score": by_rule,
+        "history": history,
+        "images": [{"path": p, "label": int(y), "score": float(s)} for p, y, s in zip(scores.paths, scores.labels, per_image)],
+        "data": data,
+        "model": model,
+        "timing": {k: round(v, 3) for k, v in timing.items()},
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "provenance": provenance,
+    }
+    result = _without_nan(result)
+    jsonschema.validate(result, _schema())
+    folder = run_folder(out_dir, cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    if pictures is not None:
+        save_maps(folder, scores, pictures)
+    write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    return result
+
+
+def save_maps(folder: Path, scores: Scores, pictures: NDArray) -> None:
+    """`maps.npz`: images, masks and per-scale maps (float16, smoothed) of the whole test set, for the figures."""
+    masks = np.zeros((0,), bool) if scores.masks is None else scores.masks
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, scale_maps=scores.scale_maps.astype(np.float16), images=pictures, masks=masks, paths=np.array(scores.paths))
+    write_atomically(folder / "maps.npz", buffer.getvalue())
+
+
+def load_maps(folder: Path) -> dict[str, NDArray] | None:
+    """What `save_maps` kept of a run (`scale_maps` as float32), or None if the run kept no maps."""
+    path = folder / "maps.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        kept = dict(file)
+    return kept | {"scale_maps": kept["scale_maps"].astype(np.float32)}
+
+
+def save_figure(figure: Figure, stem: Path, formats: tuple[str, ...] = ("png",)) -> None:
+    """Write the figure as `stem.png` (and `.pdf`), without dates, so that equal figures are equal files."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in formats:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, dpi=150, metadata={"CreationDate": None} if suffix == "pdf" else {"Software": None})
+        write_atomically(stem.with_suffix(f".{suffix}"), buffer.getvalue())
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write to a temporary file beside `path`, flush it to disk, rename: a reader sees all of it or nothing."""
+    data = content.encode() if isinstance(content, str) else content
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(path)
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN becomes null: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+class Stopwatch:
+    """`with Stopwatch(timing, "fit_s"): ...` puts the seconds into the dictionary."""
+
+    def __init__(self, timing: dict[str, float], name: str) -> None:
+        self.timing, self.name = timing, name
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.timing[self.name] = time.perf_counter() - self.start
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def provenance(cfg: Config, *, hardware: dict[str, Any], teacher_sha256: str, data_manifest: str) -> dict[str, Any]:
+    """Everything needed to trace a number: code, packages, machine, weights, data.
+
+    hardware: device, gpu and threads, from `fit.describe_hardware`
+    """
+    root = project_root()
+    lock = root / "requirements.txt"
+    return {
+        "git_revision": _git(root, "rev-parse", "HEAD"),
+        "git_dirty": bool(_git(root, "status", "--porcelain")),
+        "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "",
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        **hardware,
+        "seed": cfg.seed,
+        "torch_seed": cfg.torch_seed,
+        "teacher_sha256": teacher_sha256,
+        "data_manifest": data_manifest,
+        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git(root: Path, *words: str) -> str:
+    try:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    )
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+
+
+# --- Reading ------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return json.loads((PACKAGE / "result.schema.json").read_text())
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """One result.json.
+
+    raises: InputError naming the file if it is no valid result
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        jsonschema.validate(result, _schema())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not JSON ({error}); remove the run's folder and run it again") from None
+    except jsonschema.ValidationError as error:
+        raise InputError(f"{path}: not a result of this version ({error.json_path}: {error.message[:200]})") from None
+    return result
+
+
+def read_runs(folder: Path) -> list[dict[str, Any]]:
+    """Every result below `folder/runs`, sorted by run id."""
+    return [read_run(path) for path in sorted((folder / "runs").glob("*/result.json"))]
+
+
+def metrics_table(result: dict[str, Any]) -> pd.DataFrame:
+    """The metrics of one run in per cent, rounded for reading."""
+    values = {name: "undefined" if v is None else f"{100 * v:.2f}" for name, v in result["metrics"].items()}
+    return pd.DataFrame({"%": values})
+
+
+def telling_images(result: dict[str, Any], each: int = 2) -> list[int]:
+    """Test images worth looking at: the worst misses, the plainest finds, the normal ones with the highest score."""
+    labels = np.array([i["label"] for i in result["images"]])
+    order = np.argsort([i["score"] for i in result["images"]], kind="stable")
+    anomalous, normal = order[labels[order] == 1], order[labels[order] == 0]
+    return [*anomalous[:each].tolist(), *anomalous[::-1][:each].tolist(), *normal[::-1][:each].tolist()]
+
+
+def run_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row per run: run_id, every configuration value, every metric (fractions)."""
+    rows = [
+        {"run_id": r["run_id"], **r["config"], "scales": "+".join(f"M{k}" for k in r["config"]["scales"]), **r["metrics"]} for r in runs
+    ]
+    columns = ["run_id", *Config.__dataclass_fields__, *METRICS]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def published() -> pd.DataFrame:
+    """The paper's numbers (in %), with their evidence: published, unverified (recalled) or derived."""
+    return pd.read_csv(PACKAGE / "paper" / "published.csv")
