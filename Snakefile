@@ -1,12 +1,31 @@
-# Runs -> tables -> comparison with the committed reference. `make reproduce` calls this; see `make help`.
+# Runs -> tables and figures -> comparison with the committed reference. `make reproduce` calls this; see `make help`.
 import shlex
+import sys
+
+from snakemake.exceptions import WorkflowError
 
 from rdlib import experiments
 
 PROFILE = config.get("profile", "demo")
+DATA = str(config.get("data", ""))
 OUT = f"results/{PROFILE}"
-RUNS = experiments.runs(PROFILE)
-TABLES = experiments.tables(PROFILE)
+REFERENCE = f"results/reference/{PROFILE}"
+
+if missing := experiments.missing(PROFILE, DATA):
+    print(experiments.plan_text(PROFILE, DATA), file=sys.stderr)
+    raise WorkflowError(f"profile {PROFILE} cannot run; {len(missing)} thing(s) are missing:\n  " + "\n  ".join(missing))
+
+RUNS = experiments.runs(PROFILE, DATA)
+TABLES = {table: [experiments.identity(p) for p in needed] for table, needed in experiments.tables(PROFILE, DATA).items()}
+# Report notebook -> tables whose runs it reads, and one file of each kind that it always writes.
+REPORTS = {
+    "04_mvtec": (["mvtec", "baselines"], ["tables/same_teacher.csv", "figures/category_bars.png"]),
+    "05_complexity": (["complexity", "mvtec", "baselines"], ["tables/table3_size.csv"]),
+    "06_novelty": (["novelty", "novelty_sweep"], ["tables/table4.csv", "figures/novelty_classes.png"]),
+    "07_ablations": (["mvtec", "bottleneck", "backbones"], ["tables/table5.csv", "tables/table6.csv", "tables/table7.csv"]),
+    "08_figures": (["mvtec", "baselines"], ["figures/fig1_conventional_vs_reverse.png", "figures/fig7_histograms.png"]),
+    "09_deviations": (["mvtec", "deviations"], ["tables/deviations.csv", "figures/deviations.png"]),
+}
 
 
 def result(run_id):
@@ -14,9 +33,19 @@ def result(run_id):
 
 
 def flags(run_id):
-    """The papermill flags of one run."""
-    values = RUNS[run_id] | {"threads": 1, "out_dir": OUT}
+    """The papermill flags of one run. Cost runs have the machine for themselves and take all its threads."""
+    values = {"threads": 1, "save_maps": experiments.keeps_maps(RUNS[run_id])} | RUNS[run_id] | {"out_dir": OUT}
+    if values.get("measure"):
+        values["threads"] = workflow.cores
     return " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in values.items())
+
+
+def papermill(notebook, executed, flags):
+    """Run a notebook; on failure show the end of its log, which is the sentence that says why."""
+    return (
+        f"papermill --no-progress-bar notebooks/{notebook}.ipynb {executed} {flags} > {{log}} 2>&1"
+        " || {{ tail -n 3 {log} >&2; exit 1; }}"
+    )
 
 
 rule all:
@@ -29,33 +58,35 @@ rule run:
         OUT + "/runs/{run_id}/result.json",
     params:
         flags=lambda wildcards: flags(wildcards.run_id),
-        executed=lambda wildcards: f"{OUT}/executed/02_run/{wildcards.run_id}.ipynb",
     log:
-        OUT + "/executed/02_run/{run_id}.log",
-    threads: 1
+        OUT + "/executed/runs/{run_id}.log",
+    threads: lambda wildcards: workflow.cores if RUNS[wildcards.run_id].get("measure") else 1
     shell:
-        "papermill --no-progress-bar notebooks/02_run.ipynb {params.executed} {params.flags} > {log} 2>&1"
-        " || {{ tail -n 3 {log}; exit 1; }}"
+        papermill("02_run", OUT + "/executed/runs/{wildcards.run_id}.ipynb", "{params.flags}")
 
 
-rule mvtec:
-    input:
-        [result(i) for i in RUNS],
-        notebook="notebooks/04_mvtec.ipynb",
-    output:
-        f"{OUT}/executed/04_mvtec.ipynb",
-        directory(f"{OUT}/tables"),
-    log:
-        f"{OUT}/executed/04_mvtec.log",
-    shell:
-        "papermill --no-progress-bar {input.notebook} {output[0]} -p results_dir {OUT} -p out_dir {OUT} > {log} 2>&1"
-        " || {{ tail -n 3 {log}; exit 1; }}"
+for notebook, (needed, written) in REPORTS.items():
+
+    rule:
+        name:
+            f"report_{notebook}"
+        input:
+            [result(run_id) for table in needed for run_id in TABLES[table]],
+            f"notebooks/{notebook}.ipynb",
+        output:
+            f"{OUT}/executed/{notebook}.ipynb",
+            [f"{OUT}/{file}" for file in written],
+        log:
+            f"{OUT}/executed/{notebook}.log",
+        shell:
+            papermill(notebook, "{output[0]}", f"-p results_dir {OUT} -p out_dir {OUT}")
 
 
 rule compare:
     input:
-        f"{OUT}/executed/04_mvtec.ipynb",
+        [f"{OUT}/executed/{notebook}.ipynb" for notebook in REPORTS],
+        [result(run_id) for run_id in RUNS],
     output:
         f"{OUT}/comparison.txt",
     shell:
-        "python -m rdlib.compare {OUT} results/reference/{PROFILE} | tee {output}"
+        "python -m rdlib.compare {OUT} {REFERENCE} | tee {output}"

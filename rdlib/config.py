@@ -30,6 +30,7 @@ MVTEC_COUNTS = {
 }  # fmt: skip
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "method": ("reverse", "conventional", "padim", "spade"),
     "dataset": IMAGE_FOLDER_DATASETS + NOVELTY_DATASETS,
     "teacher": TORCHVISION_TEACHERS + LITE_TEACHERS + ("custom",),
     "bottleneck": ("mff+oce", "oce", "pre"),
@@ -40,8 +41,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "mask_rule": ("over_half", "any"),
     "precision": ("fp32", "bf16"),
 }
-POSITIVE = ("image_size", "epochs", "batch_size", "lr")
-AT_LEAST_ZERO = ("sigma", "seed", "evaluate_every")
+POSITIVE = ("image_size", "batch_size", "lr")
+AT_LEAST_ZERO = ("sigma", "seed", "epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,9 @@ class Where:
     threads: CPU threads; 0 = torch's own choice. Sums are split by thread, so last digits depend on it
     overwrite: train again although the run is already there
     save_maps: keep the test images and their maps beside the result, for figures
+    evaluate_every: epochs between looks at the test set, for the labelled "best on test" column only; 0 = never.
+        Looking changes nothing: training goes on as if it had not been done
+    measure: measure inference cost (Table 3) at the end; wants the machine for itself
     """
 
     data_root: str = ""
@@ -64,6 +68,8 @@ class Where:
     threads: int = 0
     overwrite: bool = False
     save_maps: bool = True
+    evaluate_every: int = 0
+    measure: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +83,7 @@ class Config:
     dataset: str
     category: str = ""  # MVTec's "bottle"; for novelty data sets str(normal_class)
     normal_class: int | None = None  # novelty: the one class that counts as normal
+    method: str = "reverse"  # the paper's; the others are baselines on the same teacher (rdlib.baselines)
     teacher: str = "wide_resnet50_2"  # Tables 1-6; Table 7 varies it
     bottleneck: str = "mff+oce"  # Table 5: "pre", "oce" (Pre+OCE), "mff+oce" (full model)
     conv1x1: bool = False  # drawn in Fig. 4, never called by the official code
@@ -95,7 +102,6 @@ class Config:
     image_score: str = "max"  # S_AD: maximum of the map on MVTec, sum for novelty
     seed: int = 111  # official code
     precision: str = "fp32"
-    evaluate_every: int = 0  # epochs between looks at the test set, for the "best on test" column only
     experiment: str = "main"
     label: str = ""  # free word appended to the variant
 
@@ -110,7 +116,7 @@ class Config:
         given = {k: v for k, v in params.items() if v is not None and v != "auto"}
         dataset = given.get("dataset")
         _choose("dataset", dataset)
-        values = DATASET_DEFAULTS.get(dataset, {}) | given
+        values = defaults_of(dataset, given.get("method", "reverse")) | given
         if "scales" in values:
             values["scales"] = parse_scales(values["scales"])
         if dataset in NOVELTY_DATASETS and "normal_class" in values:
@@ -133,6 +139,10 @@ class Config:
                 raise InputError(f"{name}={getattr(self, name)!r}: must lie in [0, 1)")
         if self.image_size % 32:
             raise InputError(f"image_size={self.image_size}: must be a multiple of 32, since the embedding is 1/32 of the image")
+        if (self.epochs == 0) != (self.method in METHOD_DEFAULTS):
+            raise InputError(
+                f"epochs={self.epochs}: method {self.method!r} {'trains nothing, epochs must be 0' if self.epochs else 'needs 1 or more'}"
+            )
         self._check_what_is_normal()
         for name in ("category", "experiment", "label"):
             value = getattr(self, name)
@@ -156,7 +166,7 @@ class Config:
         """Teacher, resolution and epochs, then every value that departs from the data set's default."""
         parts = [_short(self.teacher), f"{self.image_size}px", f"{self.epochs}ep"]
         named = {"dataset", "category", "normal_class", "teacher", "image_size", "epochs", "seed", "experiment", "label"}
-        defaults = DATASET_DEFAULTS[self.dataset]
+        defaults = defaults_of(self.dataset, self.method)
         for field in dataclasses.fields(self):
             default = defaults.get(field.name, field.default)
             value = getattr(self, field.name)
@@ -171,8 +181,12 @@ class Config:
 
     @property
     def torch_seed(self) -> int:
-        """Seed of the run, from (seed, run id), so that no result depends on what ran before it."""
-        return int.from_bytes(hashlib.sha256(f"{self.seed}:{self.run_id}".encode()).digest()[:6], "big")
+        """Seed of the run, from (seed, data set, category), so that no result depends on what ran before it.
+
+        The variant is left out on purpose: runs that differ in one factor share their random numbers, so that the
+        difference between them is the factor's and not another draw's.
+        """
+        return int.from_bytes(hashlib.sha256(f"{self.seed}:{self.dataset}:{self.category}".encode()).digest()[:6], "big")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"scales": list(self.scales)}
@@ -194,6 +208,16 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": _NOVELTY | {"teacher": "efficientnet_lite0"},
     "cifar10": _NOVELTY | {"normalise": "imagenet"},  # [code]
 }
+
+
+# PaDiM and SPADE train nothing and give one map.
+_NO_TRAINING = {"epochs": 0, "scales": (1,)}
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {"padim": _NO_TRAINING, "spade": _NO_TRAINING}
+
+
+def defaults_of(dataset: str, method: str) -> dict[str, Any]:
+    """What `Config.create` fills in where nothing is given, beside the field defaults."""
+    return DATASET_DEFAULTS.get(dataset, {}) | METHOD_DEFAULTS.get(method, {})
 
 
 def refuse_unknown(given: dict[str, Any], known: set[str]) -> None:

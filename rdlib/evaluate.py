@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from numpy.typing import NDArray
+
 from rdlib import metrics
 from rdlib.config import Config
 from rdlib.metrics import image_score
@@ -16,6 +18,11 @@ METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "au_pro", "au_p
 SCALE_SETS = ((1,), (2,), (3,), (2, 3), (1, 2, 3))  # Table 6
 
 
+def image_scores(scores: Scores, maps: NDArray, rule: str) -> NDArray:
+    """(N,) the method's own image scores if it has any, else the rule's on the maps (N, H, W)."""
+    return image_score(maps, rule) if scores.image_scores is None else scores.image_scores
+
+
 def evaluate(scores: Scores, cfg: Config, scales: tuple[int, ...] | None = None, rule: str | None = None) -> dict[str, float]:
     """All metrics of one scored test set; the pixel metrics where there are masks.
 
@@ -23,7 +30,7 @@ def evaluate(scores: Scores, cfg: Config, scales: tuple[int, ...] | None = None,
     returns: name -> [0, 1], NaN where undefined (see `why_undefined`)
     """
     maps = scores.maps(scales or cfg.scales)
-    images = {"labels": scores.labels, "scores": image_score(maps, rule or cfg.image_score)}
+    images = {"labels": scores.labels, "scores": image_scores(scores, maps, rule or cfg.image_score)}
     values = {"image_auroc": metrics.image_auroc(**images), "image_ap": metrics.image_ap(**images)}
     if scores.masks is not None:
         pixels = {"masks": scores.masks, "maps": maps}

@@ -1,36 +1,279 @@
 """Which runs each table needs: plain data. The Snakefile turns it into papermill calls; nothing here schedules.
 
 A run is a dictionary of parameters of notebooks/02_run.ipynb. A run that several tables need has one id and is done once.
+Profiles: `demo` (embedded photographs, minutes), `cpu` (real data that is there, small teacher), `paper` (everything).
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from rdlib.config import Config
+from rdlib.config import MVTEC_COUNTS, Config
+from rdlib.errors import InputError
 
 Parameters = dict[str, Any]
-PROFILES = ("demo", "paper")
+PROFILES = ("demo", "cpu", "paper")
 DEMO_CATEGORIES = ("brick", "grass", "gravel", "tissue", "coin")
+NOVELTY = ("mnist", "fashion_mnist", "cifar10")
+BASELINES = ("conventional", "padim", "spade")
 
-# threads=1 per run: the runs fill the cores side by side, and a result does not depend on how many cores there are.
-DEMO: Parameters = {"dataset": "demo", "teacher": "efficientnet_lite0", "image_size": 128, "epochs": 20}
-DEMO_SEEDS = (0, 1)
+# Parameters of 02_run that are no part of a run's identity, by the table that wants them.
+BEST_ON_TEST = {"evaluate_every": 5}
+COST = {"experiment": "cost", "measure": True, "save_maps": False}
 
 
-def tables(profile: str) -> dict[str, list[Parameters]]:
-    """Table -> runs it needs.
-
-    raises: InputError for an unknown profile
-    """
-    return {"demo": demo}[profile]()
+# --- The profiles -------------------------------------------------------------------------------------------------
 
 
 def demo() -> dict[str, list[Parameters]]:
-    main = [DEMO | {"category": c, "seed": s} for c in DEMO_CATEGORIES for s in DEMO_SEEDS]
-    return {"mvtec": main}
+    """Embedded photographs with synthetic defects, scikit-learn's digits, EfficientNet-Lite teachers."""
+    base = {"dataset": "demo", "teacher": "efficientnet_lite0", "image_size": 128, "epochs": 20}
+    main = _grid(base | BEST_ON_TEST, category=DEMO_CATEGORIES, seed=(0, 1))
+    few = {"category": ("brick", "coin"), "seed": (0,)}
+    digits = {
+        "dataset": "digits",
+        "teacher": "efficientnet_lite0",
+        "image_size": 32,
+        "epochs": 20,
+        "normalise": "imagenet",
+        "save_maps": False,
+    }
+    return {
+        "mvtec": main,
+        "baselines": _baselines(base, category=DEMO_CATEGORIES, seed=(0,)),
+        "complexity": _cost(base | {"category": "brick", "seed": 0}),
+        "novelty": _grid(digits, normal_class=range(10), seed=(0,)),
+        "novelty_sweep": _sweep(digits, NOVELTY_FACTORS, normal_class=(3, 8), seed=(0,)),
+        "bottleneck": main + _grid(base, bottleneck=("pre", "oce"), category=DEMO_CATEGORIES, seed=(0,)),
+        "backbones": main + _grid(base, teacher=("efficientnet_lite1", "efficientnet_lite2"), category=DEMO_CATEGORIES, seed=(0,)),
+        "deviations": main + _sweep(base, TRAINING_FACTORS, **few) + _sweep(base | {"image_size": 64}, RESIZE_FACTORS, **few),
+    }
 
 
-def runs(profile: str) -> dict[str, Parameters]:
-    """Run id -> parameters of every run of a profile, each once."""
-    return {Config.create(**p).run_id: p for needed in tables(profile).values() for p in needed}
+def cpu(data: dict[str, str]) -> dict[str, list[Parameters]]:
+    """Real data that is there, EfficientNet-Lite teachers, fewer epochs than the paper: hours on two cores."""
+    categories = [c for c in MVTEC_COUNTS if c in data]
+    base = {"dataset": "mvtec", "teacher": "efficientnet_lite0", "image_size": 256, "epochs": 10}
+    main = _grid(base | BEST_ON_TEST, category=categories, seed=(0, 1))
+    small = base | {"image_size": 128}
+    novelty = [p for name in NOVELTY if name in data for p in _grid(_cpu_novelty(name), normal_class=range(10), seed=(0,))]
+    # 128 px would take as long as everything else together on two cores: left to the paper profile, shown as not run.
+    factors = {name: change for name, change in NOVELTY_FACTORS.items() if name != "128 px"}
+    sweep = [p for name in NOVELTY if name in data for p in _sweep(_cpu_novelty(name), factors, normal_class=(6,), seed=(0,))]
+    needed = {
+        "mvtec": main + _grid(small, category=categories, seed=(0, 1)),
+        "baselines": _baselines(base, category=categories, seed=(0,)),
+        "complexity": _cost(base | {"category": categories[0], "seed": 0}) if categories else [],
+        "novelty": novelty,
+        "novelty_sweep": sweep,
+        "bottleneck": main + _grid(base, bottleneck=("pre", "oce"), category=categories, seed=(0,)),
+        "backbones": main + _grid(base, teacher=("efficientnet_lite1", "efficientnet_lite2"), category=categories, seed=(0,)),
+        "deviations": main
+        + _sweep(small, TRAINING_FACTORS, category=categories, seed=(0,))
+        + _sweep(small, RESIZE_FACTORS, category=categories, seed=(0,)),
+    }
+    return {table: [p | {"data_root": data[p.get("category", p["dataset"])]} for p in runs] for table, runs in needed.items()}
+
+
+def paper(data: dict[str, str]) -> dict[str, list[Parameters]]:
+    """Every table at the paper's settings, three seeds. Missing data are named by `missing`, not here."""
+    seeds = (0, 1, 2)
+    base = {"dataset": "mvtec", "teacher": "wide_resnet50_2", "image_size": 256, "epochs": 200}
+    main = _grid(base | {"evaluate_every": 10}, category=MVTEC_COUNTS, seed=seeds)
+    novelty = [p for name in NOVELTY for p in _grid(_paper_novelty(name), normal_class=range(10), seed=seeds)]
+    needed = {
+        "mvtec": main + _grid(base | {"image_size": 128}, category=MVTEC_COUNTS, seed=seeds),
+        "baselines": _baselines(base, category=MVTEC_COUNTS, seed=(0,)),
+        "complexity": _cost(base | {"category": "bottle", "seed": 0}),
+        "novelty": novelty,
+        "novelty_sweep": [p for n in NOVELTY for p in _sweep(_paper_novelty(n), NOVELTY_FACTORS, normal_class=range(10), seed=(0,))],
+        "bottleneck": main + _grid(base, bottleneck=("pre", "oce"), category=MVTEC_COUNTS, seed=seeds),
+        "backbones": main + _grid(base, teacher=("resnet18", "resnet50"), category=MVTEC_COUNTS, seed=seeds),
+        "deviations": main + _sweep(base, TRAINING_FACTORS | RESIZE_FACTORS, category=MVTEC_COUNTS, seed=(0,)),
+    }
+    return {table: [p | {"data_root": data.get(p.get("category", p["dataset"]), "")} for p in runs] for table, runs in needed.items()}
+
+
+# One factor at a time against the profile's own setting (09_deviations, 06_novelty). "" is that setting itself.
+TRAINING_FACTORS: dict[str, Parameters] = {
+    "": {},
+    "loss: per position (eq. 2)": {"loss": "pixel"},
+    "1x1 convolution of Fig. 4": {"conv1x1": True},
+    "Adam beta2 0.99": {"beta2": 0.99},
+    "sigma 2 instead of 4": {"sigma": 2.0},
+}
+RESIZE_FACTORS: dict[str, Parameters] = {
+    "": {},
+    "resize without antialiasing": {"resize": "no_antialias"},
+    "mask rule > 0": {"mask_rule": "any"},
+}
+NOVELTY_FACTORS: dict[str, Parameters] = {
+    "": {},
+    "64 px": {"image_size": 64},
+    "128 px": {"image_size": 128},
+    "other normalisation": {"normalise": "none"},
+    "smoothed, sigma 4": {"sigma": 4.0},
+    "half the epochs": {"epochs": 0.5},
+}
+
+
+def _cpu_novelty(name: str) -> Parameters:
+    return {"dataset": name, "teacher": "efficientnet_lite0", "image_size": 32, "epochs": 2, "normalise": "imagenet", "save_maps": False}
+
+
+def _paper_novelty(name: str) -> Parameters:
+    """Epochs are [open]: 50, stated in every table."""
+    return {"dataset": name, "teacher": "resnet18", "image_size": 32, "epochs": 50, "save_maps": False}
+
+
+def _grid(base: Parameters, **axes: Iterable[Any]) -> list[Parameters]:
+    """`base` with every combination of the axes' values."""
+    runs = [base]
+    for name, values in axes.items():
+        runs = [run | {name: value} for run in runs for value in values]
+    return runs
+
+
+def _sweep(base: Parameters, factors: dict[str, Parameters], **axes: Iterable[Any]) -> list[Parameters]:
+    """Every combination of the axes for each factor's change to `base`."""
+    return [run for change in factors.values() for run in _grid(apply(base, change), **axes)]
+
+
+def apply(base: Parameters, change: Parameters) -> Parameters:
+    """`base` with the change; a fractional `epochs` is a share of the base's."""
+    if isinstance(change.get("epochs"), float):
+        change = change | {"epochs": max(1, round(base["epochs"] * change["epochs"]))}
+    if "normalise" in change:  # the other one of the two
+        change = change | {"normalise": "imagenet" if base.get("normalise", "none") == "none" else "none"}
+    return base | change
+
+
+def _baselines(base: Parameters, **axes: Iterable[Any]) -> list[Parameters]:
+    return [run for method in BASELINES for run in _grid(_method(base, method), **axes)]
+
+
+def _method(base: Parameters, method: str) -> Parameters:
+    untrained = {"epochs": 0, "scales": "1"} if method in ("padim", "spade") else {}
+    return base | {"method": method} | untrained
+
+
+def _cost(base: Parameters) -> list[Parameters]:
+    """One run per method for Table 3; the cost of inference does not depend on how long was trained."""
+    return [_method(base | {"epochs": 1}, m) | COST for m in ("reverse", "padim", "spade")]
+
+
+# --- Plans ----------------------------------------------------------------------------------------------------------
+
+
+def tables(profile: str, data: str = "") -> dict[str, list[Parameters]]:
+    """Table -> runs it needs.
+
+    data: folder(s) with real data, separated by os.pathsep (":"), for the profiles cpu and paper
+    raises: InputError for an unknown profile
+    """
+    if profile not in PROFILES:
+        raise InputError(f"profile={profile!r}: must be one of {', '.join(PROFILES)}")
+    return demo() if profile == "demo" else {"cpu": cpu, "paper": paper}[profile](find_data(data))
+
+
+def runs(profile: str, data: str = "") -> dict[str, Parameters]:
+    """Run id -> parameters of every run of a profile, each once (with all that any table wants of it)."""
+    merged: dict[str, Parameters] = {}
+    for needed in tables(profile, data).values():
+        for parameters in needed:
+            run_id = identity(parameters)
+            merged[run_id] = merged.get(run_id, {}) | parameters
+    return merged
+
+
+def identity(parameters: Parameters) -> str:
+    """The run id of a run's parameters."""
+    return Config.create(**{k: v for k, v in parameters.items() if k in Config.__dataclass_fields__}).run_id
+
+
+def find_data(data: str) -> dict[str, str]:
+    """MVTec category or novelty data set -> the `data_root` that holds it.
+
+    data: folders separated by os.pathsep; each may hold the categories, or `mvtec`, `mnist`, `fashion_mnist`,
+        `cifar10` (also torchvision's own folder names). Debian's dataset packages are looked at too.
+    raises: InputError naming a folder that does not exist
+    """
+    folders = [Path(p).expanduser() for p in data.split(os.pathsep) if p]
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"DATA={folder}: no such folder")
+    found = {}
+    for folder in folders:
+        for root in (folder, folder / "mvtec", folder / "mvtec_anomaly_detection"):
+            found |= {c: str(root) for c in MVTEC_COUNTS if (root / c / "train" / "good").is_dir()}
+    debian = Path("/usr/share/datasets")
+    for name, (subfolders, needed) in _NOVELTY_FILES.items():
+        places = [f / s for f in [*folders, debian] for s in subfolders]
+        hit = next((p for p in places if any((p / n).exists() or (p / f"{n}.gz").exists() for n in needed)), None)
+        if hit is not None:
+            found[name] = str(hit)
+    return found
+
+
+_IDX = ("train-images-idx3-ubyte",)
+_NOVELTY_FILES = {
+    "mnist": (("mnist", "MNIST/raw"), _IDX),
+    "fashion_mnist": (("fashion_mnist", "fashion-mnist", "FashionMNIST/raw"), _IDX),
+    "cifar10": (("cifar10", "."), ("cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1")),
+}
+_WEIGHTS = {"resnet18": "resnet18-f37072fd.pth", "resnet50": "resnet50-0676ba61.pth", "wide_resnet50_2": "wide_resnet50_2-95faca4d.pth"}
+
+
+def missing(profile: str, data: str = "") -> list[str]:
+    """What a profile needs and is not here: data sets and teacher weights, one line each with the mend."""
+    if profile == "demo":
+        return []
+    found = find_data(data)
+    if profile == "cpu":
+        return [] if found else ["DATA: neither an MVTec category nor a novelty data set found; give DATA=FOLDER"]
+    lines = [
+        f"MVTec AD category {c}: no folder {c}/train/good under DATA (request the archive at mvtec.com)"
+        for c in MVTEC_COUNTS
+        if c not in found
+    ]
+    lines += [
+        f"{name}: original files not found under DATA (torchvision.datasets fetches them, see README)"
+        for name in NOVELTY
+        if name not in found
+    ]
+    hub = Path(os.environ.get("TORCH_HOME", "~/.cache/torch")).expanduser() / "hub" / "checkpoints"
+    return lines + [
+        f"weights of {name}: {hub / file} is not there; fetch it with "
+        f"python -c \"import torchvision.models as m; m.{name}(weights='IMAGENET1K_V1')\""
+        for name, file in _WEIGHTS.items()
+        if not (hub / file).is_file()
+    ]
+
+
+def plan_text(profile: str, data: str = "") -> str:
+    """The complete plan in words: runs per table (shared ones counted in each), data set, teacher and resolution."""
+    lines = [f"Profile {profile}: {len(runs(profile, data))} different runs."]
+    for table, needed in tables(profile, data).items():
+        distinct = {identity(p): p for p in needed}.values()
+        lines.append(f"{table}: {len(distinct)} runs")
+        groups: dict[tuple, list[Parameters]] = {}
+        for p in distinct:
+            key = (p["dataset"], p["image_size"], p["teacher"], p.get("method", "reverse"), p["epochs"])
+            groups.setdefault(key, []).append(p)
+        for (dataset, size, teacher, method, epochs), chosen in groups.items():
+            cells = dict.fromkeys(str(p.get("category", p.get("normal_class"))) for p in chosen)
+            seeds = sorted({p["seed"] for p in chosen})
+            lines.append(
+                f"  {len(chosen):4d} x {dataset} {size} px, {teacher}, {method}, {epochs} epochs, seeds {seeds}: {' '.join(cells)}"
+            )
+    return "\n".join(lines)
+
+
+def keeps_maps(parameters: Parameters) -> bool:
+    """Whether a run of the batch keeps its test images and maps: only those that a figure shows (08_figures)."""
+    shown = parameters.get("method", "reverse") in ("reverse", "conventional") and parameters["seed"] == 0
+    usual = not set(parameters) & {"loss", "conv1x1", "beta2", "sigma", "resize", "mask_rule", "bottleneck"}
+    return bool(shown and usual and "category" in parameters and parameters["image_size"] != 64)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdlib.config import Config
 from rdlib.data import ImageSet
 from rdlib.distance import LOSSES
 from rdlib.errors import InputError
-from rdlib.model import ReverseDistillation
+from rdlib.model import Distillation
 
 FEATURE_BUDGET = 4 * 2**30  # bytes of teacher features to keep in memory
 CHUNK = 32  # images per teacher pass
@@ -59,13 +59,22 @@ def to_batch(images: NDArray, device: torch.device) -> Tensor:
     return batch.expand(-1, 3, -1, -1)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def chunks(images: NDArray, device: torch.device) -> Iterator[Tensor]:
+    """(N, C, H, W) uint8 -> batches (CHUNK, 3, H, W) float32 in [0, 1] on the device, in order"""
+    return (to_batch(images[i : i + CHUNK], device) for i in range(0, len(images), CHUNK))
+
+
 def fit(
-    model: ReverseDistillation,
+    model: nn.Module,
     train: ImageSet,
     cfg: Config,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> list[float]:
-    """Train bottleneck and student on normal images.
+    """Train the model's trainable part on normal images; a baseline that trains nothing memorises them instead.
 
     The teacher is frozen and nothing is augmented, so its features are computed once and kept if they fit
     `FEATURE_BUDGET`. A last batch of one image joins the batch before it, since BatchNorm over a single vector
@@ -75,7 +84,10 @@ def fit(
     returns: mean loss per image of each epoch
     raises: FloatingPointError naming the files of the first batch whose loss is not finite
     """
-    device = next(model.student.parameters()).device
+    device = device_of(model)
+    if hasattr(model, "memorise"):
+        model.memorise(chunks(train.images, device))
+        return []
     features = TeacherFeatures(model, train.images, cfg)
     optimiser = torch.optim.Adam(model.trainable(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2))
     order = torch.Generator().manual_seed(cfg.torch_seed)
@@ -87,7 +99,7 @@ def fit(
         for indices in batches(len(train), cfg.batch_size, order):
             teacher_feats = features[indices]
             with autocast(cfg, device):
-                student_feats = model.restore(teacher_feats)
+                student_feats = model.student_feats(teacher_feats, to_batch(train.images[indices.numpy()], device))
             loss = loss_of(teacher_feats, [f.float() for f in student_feats])
             if not torch.isfinite(loss):
                 names = ", ".join(train.paths[i] for i in indices)
@@ -118,7 +130,7 @@ class TeacherFeatures:
     features[indices] -> K tensors (B, C_k, h_k, w_k), float32, shallow to deep
     """
 
-    model: ReverseDistillation
+    model: Distillation
     images: NDArray
     cfg: Config
 
@@ -137,6 +149,6 @@ class TeacherFeatures:
 
     @torch.no_grad()
     def _compute(self, images: NDArray) -> list[Tensor]:
-        device = next(self.model.student.parameters()).device
+        device = device_of(self.model)
         with autocast(self.cfg, device):
             return [f.float() for f in self.model.teacher(to_batch(images, device))]

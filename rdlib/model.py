@@ -24,6 +24,7 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from rdlib.config import LITE_TEACHERS, Config
+from rdlib.distance import distance_maps
 from rdlib.errors import InputError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -72,26 +73,14 @@ class Frozen(nn.Module):
         return super().train(False)
 
 
-class Teacher(Frozen):
-    """Frozen ImageNet network E; nothing after its third stage is computed.
+class Encoder(nn.Module):
+    """A stem and K stages; the output of each stage is a feature map."""
 
-    stem, stages: called one after the other; the output of each stage is a feature map f_E^k
-    tail: the stage after the last map (layer4), used only by the bottlenecks "pre" and "oce" of Table 5
-    mean, std: of the input normalisation, per channel
-    """
-
-    def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], tail: nn.Module, arch: Architecture, mean, std) -> None:
+    def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], mean, std) -> None:
         super().__init__()
         self.stem, self.stages = stem, nn.ModuleList(stages)
-        self.arch = arch
-        self._tail = [tail]  # in a list: not a submodule, so it is neither moved, saved nor counted
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self.freeze()
-
-    @property
-    def tail(self) -> nn.Module:
-        return self._tail[0]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images: (B, 3, H, W), in [0, 1] -> K feature maps (B, C_k, H / 2^(k+1), W / 2^(k+1)), shallow to deep"""
@@ -101,6 +90,24 @@ class Teacher(Frozen):
             x = stage(x)
             feats.append(x)
         return feats
+
+
+class Teacher(Frozen, Encoder):
+    """Frozen ImageNet network E; nothing after its last feature map is computed.
+
+    arch: what the bottleneck and the student are built from
+    tail: the stage after the last map (layer4), used only by the bottlenecks "pre" and "oce" of Table 5
+    """
+
+    def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], tail: nn.Module, arch: Architecture, mean, std) -> None:
+        super().__init__(stem, stages, mean, std)
+        self.arch = arch
+        self._tail = [tail]  # in a list: not a submodule, so it is neither moved, saved nor counted
+        self.freeze()
+
+    @property
+    def tail(self) -> nn.Module:
+        return self._tail[0]
 
 
 def resnet_teacher(name: str, state_dict: dict[str, Tensor] | None = None, mean=IMAGENET[0], std=IMAGENET[1]) -> Teacher:
@@ -345,29 +352,40 @@ def init_weights(module: nn.Module) -> None:
 # --- The whole ----------------------------------------------------------------------------------------------------
 
 
-class ReverseDistillation(nn.Module):
-    """Teacher, bottleneck and student (Fig. 3)."""
+class Distillation(nn.Module):
+    """A frozen teacher and something trained to give the same maps; the distance between them is the anomaly map."""
 
-    def __init__(self, teacher: nn.Module, ocbe: nn.Module, student: nn.Module) -> None:
-        super().__init__()
-        self.teacher, self.ocbe, self.student = teacher, ocbe, student
+    teacher: nn.Module
+
+    def student_feats(self, teacher_feats: Sequence[Tensor], images: Tensor) -> list[Tensor]:
+        """The student's K maps, shaped as the teacher's: (B, C_k, h_k, w_k). images: (B, 3, H, W) in [0, 1]"""
+        raise NotImplementedError
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """images (B, 3, H, W) in [0, 1] -> teacher_feats, student_feats: K maps (B, C_k, h_k, w_k) each"""
         with torch.no_grad():
             teacher_feats = self.teacher(images)
-        return teacher_feats, self.restore(teacher_feats)
+        return teacher_feats, self.student_feats(teacher_feats, images)
 
-    def restore(self, teacher_feats: Sequence[Tensor]) -> list[Tensor]:
-        """The student's attempt at the teacher's maps; it sees them only through the bottleneck."""
-        return self.student(self.ocbe(teacher_feats))
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """images (B, 3, H, W) in [0, 1] -> K distance maps M^k (B, h_k, w_k)"""
+        teacher_feats, student_feats = self(images)
+        return distance_maps([f.float() for f in teacher_feats], [f.float() for f in student_feats])
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
 
-    def state_to_save(self) -> dict[str, Tensor]:
-        """Everything that training changes (the teacher is named by its hash, never copied)."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith("teacher.")}
+
+class ReverseDistillation(Distillation):
+    """Teacher, bottleneck and student decoder (Fig. 3)."""
+
+    def __init__(self, teacher: nn.Module, ocbe: nn.Module, student: nn.Module) -> None:
+        super().__init__()
+        self.teacher, self.ocbe, self.student = teacher, ocbe, student
+
+    def student_feats(self, teacher_feats: Sequence[Tensor], images: Tensor | None = None) -> list[Tensor]:
+        """The student's attempt at the teacher's maps; it sees them only through the bottleneck, never the image."""
+        return self.student(self.ocbe(teacher_feats))
 
 
 def build(cfg: Config, teacher: nn.Module | None = None) -> ReverseDistillation:

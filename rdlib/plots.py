@@ -6,12 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import seaborn as sns
+from IPython import get_ipython
+from IPython.core.pylabtools import select_figure_formats
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 sns.set_theme(context="paper", style="ticks", palette="colorblind")
 MAP_COLOURS = "inferno"
-SETTINGS = {"savefig.dpi": 150, "figure.dpi": 100}
+
+
+def _show_in_notebooks() -> None:
+    """Let Jupyter show a Figure as PNG. pyplot would do so by itself, and once more for every figure still open."""
+    shell = get_ipython()
+    if shell is not None:
+        select_figure_formats(shell, {"png"}, dpi=80)
+
+
+_show_in_notebooks()
 
 
 def loss_curve(losses: Sequence[float]) -> Figure:
@@ -40,7 +51,7 @@ def map_grid(images: Sequence[NDArray], masks: Sequence[NDArray | None], maps: d
         low, high = float(np.min(values)), float(np.max(values))
         for row in range(count):
             picture = axes[row, column].imshow(values[row], cmap=MAP_COLOURS, vmin=low, vmax=high)
-        fig.colorbar(picture, ax=axes[:, column], shrink=min(1.0, 1.6 / count), aspect=12)
+        fig.colorbar(picture, ax=axes[:, column], location="bottom", aspect=14, shrink=0.9)
         axes[0, column].set_title(name)
     axes[0, 0].set_title("image")
     axes[0, 1].set_title("ground truth")
@@ -72,3 +83,78 @@ def draw_histogram(ax, labels: NDArray, scores: NDArray) -> None:
     for label, name in ((0, "normal"), (1, "anomalous")):
         ax.hist(scores[labels == label], bins=bins, alpha=0.65, label=f"{name} ({int((labels == label).sum())})")
     sns.despine(ax=ax)
+
+
+def method_bars(rows: Sequence[tuple[str, float | None, float | None, float]], labels: tuple[str, str] = ("paper", "ours")) -> Figure:
+    """Per-category bars, the paper's value beside ours with its standard deviation over seeds.
+
+    rows: (category, paper or None, ours or None, std or NaN), per cent
+    """
+    fig = Figure(figsize=(max(4.0, 0.55 * len(rows) + 1.5), 3.0), layout="constrained")
+    ax = fig.subplots()
+    x = np.arange(len(rows))
+    values = [[np.nan if v is None else v for v in column] for column in zip(*[(r[1], r[2]) for r in rows])]
+    ax.bar(x - 0.2, values[0], 0.4, label=labels[0], color="0.75")
+    ax.bar(x + 0.2, values[1], 0.4, label=labels[1], yerr=[r[3] for r in rows], capsize=2)
+    low = np.nanmin([v for column in values for v in column])
+    ax.set(xticks=x, ylabel="%", ylim=(max(0, 10 * np.floor(low / 10 - 0.5)), 101))
+    ax.set_xticklabels([r[0] for r in rows], rotation=45, ha="right")
+    ax.legend(loc="lower right", title="error bar: std over seeds")
+    sns.despine(fig)
+    return fig
+
+
+def histogram_grid(panels: Sequence[tuple[str, NDArray, NDArray]]) -> Figure:
+    """Histograms of image scores, normal against anomalous, one panel per category (Fig. 7).
+
+    panels: (title, labels (N,), scores (N,))
+    """
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    fig = Figure(figsize=(3.2 * columns, 2.3 * lines), layout="constrained")
+    axes = fig.subplots(lines, columns, squeeze=False)
+    for ax, (title, labels, scores) in zip(axes.flat, panels):
+        draw_histogram(ax, labels, scores)
+        ax.set(title=title, xlabel="image score")
+        ax.legend(fontsize=7)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax in axes[:, 0]:
+        ax.set_ylabel("test images")
+    return fig
+
+
+def curves(lines: dict[str, tuple[NDArray, NDArray]], xlabel: str, ylabel: str, xlim: tuple[float, float] | None = None) -> Figure:
+    """Named lines in one plot. lines: name -> (x, y)"""
+    fig = Figure(figsize=(5, 3.2), layout="constrained")
+    ax = fig.subplots()
+    for (name, (x, y)), style in zip(lines.items(), ["-", "--", "-.", ":"] * len(lines)):
+        ax.plot(x, y, style, label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    if xlim:
+        ax.set_xlim(*xlim)
+    ax.legend(fontsize=7, loc="best")
+    sns.despine(fig)
+    return fig
+
+
+def effect_chart(effects: Sequence[tuple[str, str, float, float, float]]) -> Figure:
+    """What moves the number: one row per factor, one panel per metric; dot = mean effect, line = smallest to largest.
+
+    effects: (factor, metric, mean, smallest, largest), points
+    """
+    metrics = list(dict.fromkeys(e[1] for e in effects))
+    factors = sorted(dict.fromkeys(e[0] for e in effects), key=lambda f: max(abs(e[2]) for e in effects if e[0] == f))
+    fig = Figure(figsize=(3.0 + 2.6 * len(metrics), 0.32 * len(factors) + 1.1), layout="constrained")
+    axes = fig.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for ax, metric in zip(axes, metrics):
+        chosen = [e for e in effects if e[1] == metric]
+        y = [factors.index(e[0]) for e in chosen]
+        ax.hlines(y, [e[3] for e in chosen], [e[4] for e in chosen], lw=2, alpha=0.5)
+        ax.plot([e[2] for e in chosen], y, "o", ms=5)
+        ax.axvline(0, color="0.5", lw=0.8)
+        ax.set(title=metric, xlabel="change, points", yticks=range(len(factors)))
+        ax.set_yticklabels(factors)
+        ax.grid(axis="y", lw=0.3)
+    sns.despine(fig, left=True)
+    return fig

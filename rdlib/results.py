@@ -13,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
+import fastjsonschema
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -26,8 +27,7 @@ from numpy.typing import NDArray
 
 from rdlib.config import Config
 from rdlib.errors import InputError
-from rdlib.evaluate import METRICS, evaluate, evaluate_image_rules, evaluate_scales, why_undefined
-from rdlib.metrics import image_score
+from rdlib.evaluate import METRICS, evaluate, evaluate_image_rules, evaluate_scales, image_scores, why_undefined
 from rdlib.paths import PACKAGE, project_root
 
 if TYPE_CHECKING:  # not at run time: reading results must not load torch
@@ -72,18 +72,19 @@ def write_run(
     timing: dict[str, float],
     provenance: dict[str, Any],
     pictures: NDArray | None = None,
+    complexity: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate, validate and write `out_dir/runs/<run id>/result.json`, whole or not at all.
 
     pictures: (N, C, H, W) uint8 test images, to keep with their maps in `maps.npz`; None keeps no maps
 
     returns: what was written
-    raises: jsonschema.ValidationError if the result does not fit `result.schema.json`
+    raises: fastjsonschema.JsonSchemaValueException if the result does not fit `result.schema.json`
     """
     with Stopwatch(timing, "metrics_s"):
         values = evaluate(scores, cfg)
         by_scales, by_rule = evaluate_scales(scores, cfg), evaluate_image_rules(scores, cfg)
-    per_image = image_score(scores.maps(cfg.scales), cfg.image_score)
+    per_image = image_scores(scores, scores.maps(cfg.scales), cfg.image_score)
     result = {
         "format": FORMAT,
         "run_id": cfg.run_id,
@@ -99,11 +100,12 @@ def write_run(
         "data": data,
         "model": model,
         "timing": {k: round(v, 3) for k, v in timing.items()},
+        **({"complexity": complexity} if complexity else {}),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "provenance": provenance,
     }
     result = _without_nan(result)
-    jsonschema.validate(result, _schema())
+    validate(result)
     folder = run_folder(out_dir, cfg)
     folder.mkdir(parents=True, exist_ok=True)
     if pictures is not None:
@@ -227,8 +229,13 @@ def _cpu_name() -> str:
 
 
 @cache
-def _schema() -> dict[str, Any]:
-    return json.loads((PACKAGE / "result.schema.json").read_text())
+def _validator() -> Callable[[Any], Any]:
+    return fastjsonschema.compile(json.loads((PACKAGE / "result.schema.json").read_text()))
+
+
+def validate(result: dict[str, Any]) -> None:
+    """raises: fastjsonschema.JsonSchemaValueException if `result` does not fit `result.schema.json`"""
+    _validator()(result)
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -238,11 +245,11 @@ def read_run(path: Path) -> dict[str, Any]:
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        jsonschema.validate(result, _schema())
+        validate(result)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not JSON ({error}); remove the run's folder and run it again") from None
-    except jsonschema.ValidationError as error:
-        raise InputError(f"{path}: not a result of this version ({error.json_path}: {error.message[:200]})") from None
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise InputError(f"{path}: not a result of this version ({error.message[:200]})") from None
     return result
 
 
@@ -272,8 +279,3 @@ def run_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
     ]
     columns = ["run_id", *Config.__dataclass_fields__, *METRICS]
     return pd.DataFrame(rows, columns=columns)
-
-
-def published() -> pd.DataFrame:
-    """The paper's numbers (in %), with their evidence: published, unverified (recalled) or derived."""
-    return pd.read_csv(PACKAGE / "paper" / "published.csv")

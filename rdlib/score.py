@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdlib.config import Config
 from rdlib.data import ImageSet
 from rdlib.distance import distance_maps
-from rdlib.fit import CHUNK, autocast, to_batch
-from rdlib.model import ReverseDistillation
+from rdlib.fit import autocast, chunks, device_of
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,14 @@ class Scores:
 
     scale_maps: (K, N, H, W) float32, each M^k upsampled and smoothed, in [0, 2]
     labels, masks, paths: of the test set
+    image_scores: (N,) where the method has an image score of its own (SPADE), else None: taken from the maps
     """
 
     scale_maps: NDArray
     labels: NDArray
     masks: NDArray | None
     paths: tuple[str, ...]
+    image_scores: NDArray | None = None
 
     def maps(self, scales: Sequence[int]) -> NDArray:
         """Anomaly maps S_AL (N, H, W): the sum over the chosen scales (smoothing is linear, so the order is free)."""
@@ -59,19 +60,20 @@ def anomaly_map(teacher_feats: Sequence[Tensor], student_feats: Sequence[Tensor]
 
 
 @torch.no_grad()
-def score(model: ReverseDistillation, test: ImageSet, cfg: Config) -> Scores:
+def score(model: nn.Module, test: ImageSet, cfg: Config) -> Scores:
     """Score every test image with the model as it is.
 
+    model: any with `maps(images)`, see rdlib.baselines
     returns: Scores, whose maps are at the resolution of `test.images`
     """
-    device = next(model.student.parameters()).device
+    device = device_of(model)
     model.eval()
-    parts = []
-    for i in range(0, len(test), CHUNK):
-        images = to_batch(test.images[i : i + CHUNK], device)
+    maps, own = [], []
+    for images in chunks(test.images, device):
         with autocast(cfg, device):
-            teacher_feats, student_feats = model(images)
-        maps = distance_maps([f.float() for f in teacher_feats], [f.float() for f in student_feats])
-        up = torch.stack(upsample(maps, images.shape[-2:])).cpu().numpy()
-        parts.append(smooth(up, cfg.sigma))
-    return Scores(np.concatenate(parts, axis=1), test.labels, test.masks, test.paths)
+            distances = model.maps(images)
+        up = torch.stack(upsample([m.float() for m in distances], images.shape[-2:])).cpu().numpy()
+        maps.append(smooth(up, cfg.sigma))
+        if hasattr(model, "image_scores"):
+            own.append(model.image_scores(images).float().cpu().numpy())
+    return Scores(np.concatenate(maps, axis=1), test.labels, test.masks, test.paths, np.concatenate(own) if own else None)

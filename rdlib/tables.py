@@ -1,12 +1,14 @@
 """The paper's tables beside ours: published, ours as mean +- std (n), difference and verdict, from run files only.
 
-All values here are per cent. The rule of the verdict (`verdict`) is stated in every table notebook.
+All values are per cent. A table is a list of `Cell`s; `frame` makes the numbers (CSV), `display_table` what a person reads.
+The rule of the verdict (`verdict`) is stated in every table notebook.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,186 +16,489 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from rdlib.config import MVTEC_COUNTS, TEXTURES
+from rdlib.config import MVTEC_COUNTS, NOVELTY_DATASETS, TEXTURES, Config
 from rdlib.metrics import image_auroc
 from rdlib.paths import PACKAGE
 from rdlib.results import write_atomically
 
 NOT_RUN, NOT_PUBLISHED, DIFFERENT = "not run", "not published", "different setting"
-AVERAGES = ("avg_textures", "avg_objects", "avg_total")
 # Names of the metrics in published.csv -> in our run files. The paper's PRO is the per-image one of its code.
 PAPER_METRICS = {"image_AUROC": "image_auroc", "pixel_AUROC": "pixel_auroc", "PRO": "au_pro_per_image"}
+PAPER_DATASETS = {"mvtec": "MVTec AD", "mnist": "MNIST", "fashion_mnist": "F-MNIST", "cifar10": "CIFAR-10"}
 CONFIDENCE = 0.95
 ROUNDING = 0.05  # the paper prints one decimal
+FOOTNOTE = "† recalled, not seen in print (evidence `unverified` in rdlib/paper/published.csv)"
+
+Run = dict[str, Any]
+Get = Callable[[Run], float | None]
 
 
-def published() -> pd.DataFrame:
-    """The paper's numbers in per cent, with their evidence: published, unverified (recalled) or derived."""
-    return pd.read_csv(PACKAGE / "paper" / "published.csv")
+# --- One cell -----------------------------------------------------------------------------------------------------
 
 
-def summarise(runs: Iterable[dict[str, Any]], metric: str) -> dict[str, Any] | None:
-    """Mean and standard deviation over the runs (seeds) of one cell; None without runs or if the metric is undefined.
+@dataclass(frozen=True)
+class Ours:
+    """Our side of a cell: mean and standard deviation over seeds (or over categories' means), in per cent.
 
-    runs: result.json dictionaries
-    returns: mean, std (NaN for one run), n, half (half-width of the interval), runs (ids)
+    std: NaN for one run; n: seeds; half: half-width of the 95 % interval, NaN if unknown; runs: ids
     """
-    chosen = [r for r in runs if r["metrics"].get(metric) is not None]
-    if not chosen:
+
+    mean: float
+    std: float
+    n: int
+    half: float
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One comparison. paper: per cent or None; evidence: of the paper's value; same: same data set, teacher, resolution"""
+
+    row: str
+    column: str
+    ours: Ours | None
+    paper: float | None = None
+    evidence: str = ""
+    same: bool = False
+
+
+def metric(name: str) -> Get:
+    """Reads a metric of the run's own configuration."""
+    return lambda run: run["metrics"].get(name)
+
+
+def summarise(runs: Iterable[Run], get: Get, bootstrap: bool = False) -> Ours | None:
+    """Mean and spread over seeds; None without runs or where the value is undefined in all of them.
+
+    get: run -> fraction in [0, 1] or None
+    bootstrap: add the uncertainty of the test images (image AUROC of the run's own scores only)
+    """
+    pairs = [(r, v) for r in runs if (v := get(r)) is not None]
+    if not pairs:
         return None
-    values = 100 * np.array([r["metrics"][metric] for r in chosen])
+    values = 100 * np.array([v for _, v in pairs])
     std = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-    return {
-        "mean": float(values.mean()),
-        "std": std,
-        "n": len(values),
-        "half": half_width(chosen, metric, std),
-        "runs": [r["run_id"] for r in chosen],
-    }
+    variances = [std**2 / len(values)] if len(values) > 1 else []
+    variances += [bootstrap_std(pairs[0][0]) ** 2] if bootstrap else []
+    half = float(norm.ppf(0.5 + CONFIDENCE / 2) * np.sqrt(sum(variances))) if variances else float("nan")
+    return Ours(float(values.mean()), std, len(values), half, tuple(r["run_id"] for r, _ in pairs))
 
 
-def half_width(runs: list[dict[str, Any]], metric: str, std: float) -> float:
-    """Half-width of the 95 % interval around the mean: seeds and, for image AUROC, test images.
-
-    The two are independent, so their variances add. Pixel metrics have the seeds only: run files hold no pixels.
-    returns: per cent; NaN if neither part is known (one run of a pixel metric)
-    """
-    parts = [std**2 / len(runs)] if len(runs) > 1 else []
-    if metric == "image_auroc":
-        parts.append(bootstrap_std(runs[0]) ** 2)
-    return float(norm.ppf(0.5 + CONFIDENCE / 2) * np.sqrt(sum(parts))) if parts else float("nan")
-
-
-def bootstrap_std(run: dict[str, Any], repeats: int = 200) -> float:
+def bootstrap_std(run: Run, repeats: int = 200) -> float:
     """Standard deviation of a run's image AUROC (per cent) when its test images are drawn again with replacement.
 
     Normal and anomalous images are drawn separately, so that both are always there; seeded, so it is repeatable.
     """
     labels = np.array([i["label"] for i in run["images"]])
     scores = np.array([i["score"] for i in run["images"]])
-    groups = [np.flatnonzero(labels == y) for y in (0, 1)]
+    normal, anomalous = np.sort(scores[labels == 0]), scores[labels == 1]
+    if len(normal) > 1000:  # a novelty test set: the closed form (Hanley & McNeil 1982) is as good and immediate
+        auroc = image_auroc(labels=labels, scores=scores)
+        q1, q2 = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
+        variance = auroc * (1 - auroc) + (len(anomalous) - 1) * (q1 - auroc**2) + (len(normal) - 1) * (q2 - auroc**2)
+        return float(100 * np.sqrt(variance / (len(normal) * len(anomalous))))
     rng = np.random.default_rng(0)
-    draws = [np.concatenate([rng.choice(g, len(g)) for g in groups]) for _ in range(repeats)]
-    return float(np.std([100 * image_auroc(labels=labels[d], scores=scores[d]) for d in draws], ddof=1))
+    draws = []
+    for _ in range(repeats):
+        a, b = rng.choice(normal, len(normal)), rng.choice(anomalous, len(anomalous))
+        draws.append(image_auroc(labels=np.repeat([0, 1], [len(a), len(b)]), scores=np.concatenate([a, b])))
+    return float(100 * np.std(draws, ddof=1))
 
 
-def verdict(paper: float | None, ours: dict[str, Any] | None, same_setting: bool) -> str:
+def average(cells: Sequence[Ours | None]) -> Ours | None:
+    """Mean over categories; None unless all are there. The categories are independent, so their variances add."""
+    if not cells or any(c is None for c in cells):
+        return None
+    spread = [float(np.sqrt(np.sum([getattr(c, name) ** 2 for c in cells])) / len(cells)) for name in ("std", "half")]
+    return Ours(
+        float(np.mean([c.mean for c in cells])), spread[0], min(c.n for c in cells), spread[1], tuple(r for c in cells for r in c.runs)
+    )
+
+
+def verdict(cell: Cell) -> str:
     """agrees, higher or lower: whether the paper's value lies in our interval, widened by its rounding.
 
     Only a cell of the same data set, teacher and resolution gets a verdict.
     """
-    if ours is None:
+    if cell.ours is None:
         return NOT_RUN
-    if paper is None:
+    if cell.paper is None:
         return NOT_PUBLISHED
-    if not same_setting:
+    if not cell.same:
         return DIFFERENT
-    if np.isnan(ours["half"]):
+    if np.isnan(cell.ours.half):
         return "one seed: no verdict"
-    difference = ours["mean"] - paper
-    if abs(difference) <= ours["half"] + ROUNDING:
+    difference = cell.ours.mean - cell.paper
+    if abs(difference) <= cell.ours.half + ROUNDING:
         return "agrees"
     return "higher" if difference > 0 else "lower"
 
 
-def comparison_row(name: str, paper: pd.Series | None, ours: dict[str, Any] | None, same_setting: bool) -> dict[str, Any]:
-    """One row of a comparison: numbers for the CSV, from which `display_table` makes text."""
-    value = None if paper is None else float(paper["value"])
-    return {
-        "row": name,
-        "paper": value,
-        "evidence": "" if paper is None else paper["evidence"],
-        "ours": ours and ours["mean"],
-        "std": ours and ours["std"],
-        "n": ours["n"] if ours else 0,
-        "difference": ours["mean"] - value if ours and value is not None else None,
-        "verdict": verdict(value, ours, same_setting),
-        "runs": " ".join(ours["runs"]) if ours else "",
-    }
+# --- The paper's numbers ------------------------------------------------------------------------------------------
 
 
-def category_table(runs: list[dict[str, Any]], metric: str, *, dataset: str, resolution: int, teacher: str | None = None) -> pd.DataFrame:
-    """Tables 1 and 2 for one metric: the paper's order of categories, then the averages over textures, objects, all.
+@cache
+def published() -> pd.DataFrame:
+    """The paper's numbers in per cent, with their evidence: published, unverified (recalled) or derived."""
+    return pd.read_csv(PACKAGE / "paper" / "published.csv")
 
-    runs: of one method; those of this data set, resolution and teacher (None: any) are used
-    metric: a column of published.csv: image_AUROC, pixel_AUROC or PRO
+
+def paper_value(**where: Any) -> tuple[float | None, str]:
+    """Value and evidence of the one published number with these column values; (None, "") if it is missing."""
+    rows = published()
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    return (float(rows["value"].iloc[0]), rows["evidence"].iloc[0]) if len(rows) else (None, "")
+
+
+def paper_methods(table: str, metric_name: str, resolution: int) -> pd.DataFrame:
+    """The paper's table as printed: one row per category, one column per method, daggers where unverified."""
+    rows = published().query("table == @table and metric == @metric_name and resolution == @resolution")
+    shown = rows.assign(text=[paper_text(v, e) for v, e in zip(rows["value"], rows["evidence"])])
+    wide = shown.pivot(index="category", columns="method", values="text")
+    order = [c for c in (*MVTEC_COUNTS, "avg_textures", "avg_objects", "avg_total") if c in wide.index]
+    return wide.loc[order, list(dict.fromkeys(rows["method"]))].fillna("–")
+
+
+# --- Choosing runs ------------------------------------------------------------------------------------------------
+
+
+# What says which cell and how big; everything else in a configuration is a factor that a variant changes.
+CELL = ("dataset", "category", "normal_class", "method", "teacher", "image_size", "epochs", "seed", "experiment", "label")
+
+
+def departures(run: Run) -> set[str]:
+    """Factors in which a run departs from its data set's defaults (the paper's or the official code's values)."""
+    config = run["config"]
+    plain = Config.create(**{k: config[k] for k in CELL}).to_dict()
+    return {k for k, v in config.items() if k not in CELL and v != plain[k]}
+
+
+def choose(runs: Iterable[Run], **where: Any) -> list[Run]:
+    """Runs with these configuration values that depart from the defaults in nothing else.
+
+    Reverse distillation unless `method` is named. The cost runs of Table 3 (another experiment) are left out, and so is
+    `normalise` from what counts as a departure: each profile sets it for its teacher.
     """
-    chosen = [
-        r
-        for r in runs
-        if r["config"]["dataset"] == dataset and r["config"]["image_size"] == resolution and teacher in (None, r["config"]["teacher"])
+    where = {"method": "reverse", "experiment": "main"} | where
+    named = set(where) | {"normalise"}
+    return [r for r in runs if all(r["config"][k] == v for k, v in where.items()) and not departures(r) - named]
+
+
+def dataset_of(runs: Iterable[Run]) -> str:
+    """ "mvtec" if there is any such run, else "demo": what Tables 1-3 and 5-7 are about."""
+    return "mvtec" if any(r["config"]["dataset"] == "mvtec" for r in runs) else "demo"
+
+
+def main_setting(runs: list[Run]) -> dict[str, Any]:
+    """Data set, teacher and resolution of the profile: those of the most runs on MVTec or the demo set."""
+    dataset = dataset_of(runs)
+    keys = [
+        (r["config"]["teacher"], r["config"]["image_size"]) for r in choose(runs, dataset=dataset) if r["config"]["bottleneck"] == "mff+oce"
     ]
-    table = "Table 1" if metric == "image_AUROC" else "Table 2"
-    paper = published().query("table == @table and metric == @metric and resolution == @resolution and method == 'Ours (RD4AD)'")
-    paper = paper.set_index("category")
-    categories = list(MVTEC_COUNTS) if dataset == "mvtec" else sorted({r["config"]["category"] for r in chosen})
-    cells = {c: summarise([r for r in chosen if r["config"]["category"] == c], PAPER_METRICS[metric]) for c in categories}
-    cells |= averages(cells)
-    same = dataset == "mvtec" and all(r["config"]["teacher"] == "wide_resnet50_2" for r in chosen)
-    find = paper.loc.__getitem__ if dataset == "mvtec" else lambda _: None
-    rows = [comparison_row(c, find(c) if dataset == "mvtec" and c in paper.index else None, cell, same) for c, cell in cells.items()]
+    if not keys:
+        return {"dataset": "mvtec", "teacher": "wide_resnet50_2", "image_size": 256}
+    teacher, size = max(sorted(set(keys)), key=lambda k: (keys.count(k), k[1]))
+    return {"dataset": dataset, "teacher": teacher, "image_size": size}
+
+
+def categories_of(dataset: str, runs: Iterable[Run]) -> list[str]:
+    """MVTec: the paper's order, run or not. Demo: those that were run."""
+    there = {r["config"]["category"] for r in runs if r["config"]["dataset"] == dataset}
+    return list(MVTEC_COUNTS) if dataset == "mvtec" else sorted(there)
+
+
+def over_categories(runs: list[Run], get: Get, dataset: str, bootstrap: bool = False) -> Ours | None:
+    """Average over the categories that were run; the number of categories shows in the table's caption."""
+    present = [c for c in categories_of(dataset, runs) if any(r["config"]["category"] == c for r in runs)]
+    return average([summarise([r for r in runs if r["config"]["category"] == c], get, bootstrap) for c in present])
+
+
+# --- The tables ---------------------------------------------------------------------------------------------------
+
+
+def category_table(runs: list[Run], paper_metric: str, *, dataset: str, resolution: int) -> list[Cell]:
+    """Tables 1 and 2 for one metric: the paper's order of categories, then its averages.
+
+    paper_metric: image_AUROC, pixel_AUROC or PRO
+    """
+    teacher = main_setting(runs)["teacher"]
+    chosen = choose(runs, dataset=dataset, image_size=resolution, teacher=teacher)
+    name = PAPER_METRICS[paper_metric]
+    ours = {
+        c: summarise([r for r in chosen if r["config"]["category"] == c], metric(name), bootstrap=name == "image_auroc")
+        for c in categories_of(dataset, chosen)
+    }
+    groups = {
+        "avg_textures": [c for c in ours if c in TEXTURES] if dataset == "mvtec" else [],
+        "avg_objects": [c for c in ours if c not in TEXTURES] if dataset == "mvtec" else [],
+        "avg_total": list(ours),
+    }
+    ours |= {g: average([ours[c] for c in members]) for g, members in groups.items() if members}
+    table = "Table 1" if paper_metric == "image_AUROC" else "Table 2"
+    cells = []
+    for row, value in ours.items():
+        where = {"table": table, "metric": paper_metric, "resolution": resolution, "method": "Ours (RD4AD)", "category": row}
+        paper, evidence = paper_value(**where) if dataset == "mvtec" else (None, "")
+        cells.append(Cell(row, f"{paper_metric} {resolution} px", value, paper, evidence, same=teacher == "wide_resnet50_2"))
+    return cells
+
+
+def methods_table(runs: list[Run]) -> list[Cell]:
+    """Ours against conventional distillation, PaDiM and SPADE: same teacher, resolution, smoothing, metrics and images.
+
+    Seed 0 of each, averaged over the categories that all four have run. No published numbers exist for this.
+    """
+    setting = main_setting(runs)
+    chosen = {m: choose(runs, method=m, seed=0, **setting) for m in ("reverse", "conventional", "padim", "spade")}
+    shared = set.intersection(*[{r["config"]["category"] for r in found} for found in chosen.values()])
+    return [
+        Cell(
+            METHOD_NAMES[m],
+            name,
+            over_categories([r for r in found if r["config"]["category"] in shared], metric(name), setting["dataset"]),
+        )
+        for m, found in chosen.items()
+        for name in ("image_auroc", "pixel_auroc", "au_pro_per_image", "au_pro")
+    ]
+
+
+METHOD_NAMES = {"reverse": "reverse distillation (ours)", "conventional": "conventional distillation", "padim": "PaDiM", "spade": "SPADE"}
+COMPLEXITY_COLUMNS = {"reverse": "Ours (WResNet50)", "padim": "PaDiM (WResNet50)", "spade": "SPADE (WResNet50)"}
+
+
+def ablation_rows(runs: list[Run]) -> dict[str, list[Cell]]:
+    """Tables 5 (bottleneck), 6 (scales) and 7 (backbone), averaged over the categories that were run.
+
+    Table 6 uses the maps of one trained model: no training of its own.
+    """
+    setting = main_setting(runs)
+    dataset, size, teacher = setting["dataset"], setting["image_size"], setting["teacher"]
+    main = choose(runs, **setting)
+    bottlenecks = {"pre": "Pre (pre-trained bottleneck)", "oce": "Pre+OCE", "mff+oce": "Pre+OCE+MFF (full model)"}
+    backbones = {"resnet18": "Ours, ResNet18", "resnet50": "Ours, ResNet50", "wide_resnet50_2": "Ours, WResNet50"}
+    used = sorted({r["config"]["teacher"] for r in choose(runs, dataset=dataset, image_size=size)})
+    tables: dict[str, list[Cell]] = {"table5_bottleneck": [], "table6_scales": [], "table7_backbones": []}
+    for paper_metric, name in PAPER_METRICS.items():
+        for bottleneck, method in bottlenecks.items():
+            found = choose(runs, **setting, bottleneck=bottleneck)
+            tables["table5_bottleneck"].append(
+                _average_cell(found, dataset, method, paper_metric, metric(name), "Table 5", method, teacher == "wide_resnet50_2")
+            )
+        for key in ("M1", "M2", "M3", "M2+M3", "M1+M2+M3"):
+            method = "M1,M2,M3 (full model)" if key == "M1+M2+M3" else key.replace("+", ",")
+            get = _scale_metric(key, name)
+            tables["table6_scales"].append(
+                _average_cell(main, dataset, key, paper_metric, get, "Table 6", method, teacher == "wide_resnet50_2")
+            )
+        for backbone in dict.fromkeys([*backbones, *used]):
+            found = choose(runs, dataset=dataset, image_size=size, teacher=backbone)
+            method = backbones.get(backbone, "")
+            tables["table7_backbones"].append(_average_cell(found, dataset, backbone, paper_metric, metric(name), "Table 7", method, True))
+    return tables
+
+
+def _scale_metric(key: str, name: str) -> Get:
+    return lambda run: run["by_scales"].get(key, {}).get(name)
+
+
+def _average_cell(found: list[Run], dataset: str, row: str, column: str, get: Get, table: str, method: str, same_teacher: bool) -> Cell:
+    """A cell averaged over categories; the same setting only if all fifteen MVTec categories at 256 px are there."""
+    paper, evidence = paper_value(table=table, metric=column, method=method)
+    complete = {r["config"]["category"] for r in found} >= set(MVTEC_COUNTS) and all(r["config"]["image_size"] == 256 for r in found)
+    return Cell(row, column, over_categories(found, get, dataset), paper, evidence, same=same_teacher and complete)
+
+
+def novelty_table(runs: list[Run]) -> list[Cell]:
+    """Table 4: mean image AUROC over the ten classes for each data set, beside the paper's."""
+    cells = []
+    for dataset in (*PAPER_DATASETS.keys() & set(NOVELTY_DATASETS), "digits"):
+        found = novelty_runs(runs, dataset)
+        per_class = [summarise([r for r in found if r["config"]["normal_class"] == k], metric("image_auroc"), True) for k in range(10)]
+        paper, evidence = paper_value(table="Table 4", dataset=PAPER_DATASETS.get(dataset, ""), method="Ours (RD4AD)")
+        same = all(r["config"]["teacher"] == "resnet18" and r["config"]["image_size"] == 32 for r in found)
+        cells.append(Cell(dataset, "image_AUROC", average(per_class), paper, evidence, same))
+    return sorted(cells, key=lambda c: list((*PAPER_DATASETS, "digits")).index(c.row))
+
+
+def novelty_runs(runs: list[Run], dataset: str) -> list[Run]:
+    """The runs of Table 4 on one data set: those of the setting that most classes have."""
+    found = choose(runs, dataset=dataset)
+    setting = lambda r: (r["config"]["teacher"], r["config"]["image_size"], r["config"]["epochs"], r["config"]["normalise"])  # noqa: E731
+    settings = [setting(r) for r in found]
+    return [r for r in found if setting(r) == max(sorted(set(settings)), key=settings.count)]
+
+
+def novelty_classes(runs: list[Run]) -> list[Cell]:
+    """Each class of each novelty data set that was run (not published per class)."""
+    return [
+        Cell(
+            str(k),
+            dataset,
+            summarise([r for r in novelty_runs(runs, dataset) if r["config"]["normal_class"] == k], metric("image_auroc"), True),
+        )
+        for dataset in (*NOVELTY_DATASETS,)
+        if novelty_runs(runs, dataset)
+        for k in range(10)
+    ]
+
+
+# --- What moves the number --------------------------------------------------------------------------------------------
+
+
+def factor_effects(runs: list[Run], bases: list[Run], names: Sequence[str], leave: Sequence[str] = ()) -> pd.DataFrame:
+    """Each run that differs from a base run in exactly one value, minus that base: one factor at a time, paired.
+
+    Pairs share data set, category and seed, and so their random numbers (`Config.torch_seed`).
+    names: metrics; leave: configuration values that are no factors here
+    returns: factor ("loss = pixel"), metric, category, seed, effect (points), run, base
+    """
+    rows = []
+    for base in bases:
+        for run in runs:
+            changed = [k for k, v in run["config"].items() if v != base["config"][k]]
+            if len(changed) != 1 or changed[0] in ("category", "normal_class", "seed", "experiment", *leave):
+                continue
+            size = "" if changed[0] == "image_size" else f" (at {base['config']['image_size']} px)"
+            for name in names:
+                a, b = run["metrics"].get(name), base["metrics"].get(name)
+                if a is not None and b is not None:
+                    factor = f"{changed[0]} = {run['config'][changed[0]]}{size}"
+                    rows.append(_effect(factor, name, base, 100 * (a - b), run["run_id"]))
+    return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
+
+
+def free_effects(bases: list[Run]) -> pd.DataFrame:
+    """Factors that need no training of their own: read from the same run.
+
+    Image score by sum or mean instead of the run's rule; MVTec's AU-PRO instead of the per-image one; the epoch that is
+    best on the test set instead of the last (optimistic by construction: it chooses with the test labels).
+    """
+    rows = []
+    for base in bases:
+        own = base["metrics"]
+        for rule, values in base["by_image_score"].items():
+            if rule != base["config"]["image_score"]:
+                rows.append(_effect(f"image score = {rule}", "image_auroc", base, _points(values, own, "image_auroc")))
+        if own.get("au_pro") is not None:
+            rows.append(_effect("PRO = MVTec's, pooled", "au_pro_per_image", base, 100 * (own["au_pro"] - own["au_pro_per_image"])))
+        for name in ("image_auroc", "pixel_auroc", "au_pro_per_image") if base["history"] else ():
+            best = max((h["metrics"] for h in base["history"]), key=lambda m: m[name] or 0)
+            rows.append(_effect("best epoch on test, not last", name, base, max(0.0, _points(best, own, name))))
+    return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
+
+
+EFFECT_COLUMNS = ["factor", "metric", "dataset", "category", "seed", "effect", "run", "base"]
+
+
+def _effect(factor: str, name: str, base: Run, effect: float, run_id: str = "") -> dict[str, Any]:
+    config = base["config"]
+    return dict(
+        zip(
+            EFFECT_COLUMNS,
+            (factor, name, config["dataset"], config["category"], config["seed"], effect, run_id or base["run_id"], base["run_id"]),
+        )
+    )
+
+
+def _points(a: dict[str, float], b: dict[str, float], name: str) -> float:
+    return 100 * (a[name] - b[name])
+
+
+def seed_effects(bases: list[Run], names: Sequence[str]) -> pd.DataFrame:
+    """Each seed's distance from the mean over the seeds of its category: the noise floor of every other effect."""
+    rows = []
+    for base in bases:
+        same = [r for r in bases if r["config"] | {"seed": 0} == base["config"] | {"seed": 0}]
+        for name in names if len(same) > 1 else ():
+            if base["metrics"].get(name) is not None:
+                mean = np.mean([r["metrics"][name] for r in same])
+                rows.append(_effect("another seed", name, base, 100 * (base["metrics"][name] - mean)))
+    return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
+
+
+def effect_summary(effects: pd.DataFrame) -> pd.DataFrame:
+    """factor x metric -> mean, smallest, largest effect (points) and number of pairs."""
+    grouped = effects.groupby(["factor", "metric"], sort=False)["effect"]
+    return grouped.agg(mean="mean", smallest="min", largest="max", n="count").reset_index()
+
+
+# --- Numbers, text, files ------------------------------------------------------------------------------------------
+
+
+def frame(cells: Sequence[Cell]) -> pd.DataFrame:
+    """The cells as numbers: row, column, paper, evidence, ours, std, n, half_width, difference, verdict, runs."""
+    rows = [
+        {
+            "row": c.row,
+            "column": c.column,
+            "paper": c.paper,
+            "evidence": c.evidence,
+            "ours": c.ours.mean if c.ours else None,
+            "std": c.ours.std if c.ours else None,
+            "n": c.ours.n if c.ours else 0,
+            "half_width": c.ours.half if c.ours else None,
+            "difference": c.ours.mean - c.paper if c.ours and c.paper is not None else None,
+            "verdict": verdict(c),
+            "runs": " ".join(c.ours.runs) if c.ours else "",
+        }
+        for c in cells
+    ]
     return pd.DataFrame(rows)
 
 
-def averages(cells: dict[str, dict[str, Any] | None]) -> dict[str, dict[str, Any] | None]:
-    """The paper's averages over categories; None (not run) unless every category of the group is there."""
-    groups = {
-        "avg_textures": [c for c in cells if c in TEXTURES],
-        "avg_objects": [c for c in cells if c not in TEXTURES],
-        "avg_total": list(cells),
-    }
-    if not groups["avg_textures"]:  # the demo set
-        groups = {"avg_total": groups["avg_total"]}
-    return {name: _average([cells[c] for c in group]) for name, group in groups.items()}
+def display_table(cells: Sequence[Cell], links: bool = False) -> pd.DataFrame:
+    """What a person reads. One column of values: paper | ours | difference | verdict. Several: paper and ours of each.
 
-
-def _average(cells: list[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """Mean over categories; its spread is that of independent categories."""
-    if not cells or any(c is None for c in cells):
-        return None
-    count = len(cells)
-    return {
-        "mean": float(np.mean([c["mean"] for c in cells])),
-        "std": float(np.sqrt(np.sum([c["std"] ** 2 for c in cells])) / count),
-        "n": min(c["n"] for c in cells),
-        "half": float(np.sqrt(np.sum([c["half"] ** 2 for c in cells])) / count),
-        "runs": [r for c in cells for r in c["runs"]],
-    }
-
-
-def display_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """The comparison as a person reads it: one decimal, +- and n, a dagger where the paper's number is unverified."""
-    return pd.DataFrame(
-        {
-            "": rows["row"],
-            "paper": [paper_text(v, e) for v, e in zip(rows["paper"], rows["evidence"])],
-            "ours": [ours_text(*cell) for cell in zip(rows["ours"], rows["std"], rows["n"])],
-            "difference": ["" if pd.isna(d) else f"{d:+.1f}" for d in rows["difference"]],
-            "verdict": rows["verdict"],
-        }
-    ).set_index("")
+    links: add a column with HTML links to the run files
+    """
+    columns = list(dict.fromkeys(c.column for c in cells))
+    several = len(columns) > 1
+    published_at_all = any(c.paper is not None for c in cells)
+    table: dict[str, dict[str, str]] = {}
+    for c in cells:
+        row = table.setdefault(c.row, {})
+        prefix = f"{c.column} " if several else ""
+        if published_at_all:
+            row[f"{prefix}paper"] = paper_text(c.paper, c.evidence)
+        row[f"{prefix}ours"] = ours_text(c.ours)
+        if not several:
+            row["difference"] = f"{c.ours.mean - c.paper:+.1f}" if c.ours and c.paper is not None else ""
+        if published_at_all:
+            row[f"{prefix}verdict"] = verdict(c)
+        if links:
+            row[f"{prefix}runs"] = " ".join(_link(i) for i in c.ours.runs) if c.ours else ""
+    shown = pd.DataFrame.from_dict(table, orient="index")
+    return shown.drop(columns=["difference"]) if "difference" in shown and not published_at_all else shown
 
 
 def paper_text(value: float | None, evidence: str) -> str:
     return NOT_PUBLISHED if value is None or pd.isna(value) else f"{value:.1f}" + ("†" if evidence == "unverified" else "")
 
 
-def ours_text(mean: float | None, std: float, n: int) -> str:
-    if not n:
+def ours_text(ours: Ours | None) -> str:
+    if ours is None:
         return NOT_RUN
-    return f"{mean:.1f} (1)" if pd.isna(std) else f"{mean:.1f} ± {std:.1f} ({n})"
+    return f"{ours.mean:.1f} ({ours.n})" if np.isnan(ours.std) else f"{ours.mean:.1f} ± {ours.std:.1f} ({ours.n})"
 
 
-def write_table(folder: Path, name: str, rows: pd.DataFrame, caption: str) -> None:
-    """Write `name` as CSV (numbers and run ids), Markdown, LaTeX and HTML (as displayed, HTML linking the run files)."""
+def write_table(folder: Path, name: str, cells: Sequence[Cell], caption: str) -> None:
+    """Write `name` as CSV (numbers and run ids), Markdown, LaTeX and HTML (as displayed; HTML links the run files)."""
+    write_frame(folder, name, frame(cells), display_table(cells), caption, display_table(cells, links=True))
+
+
+def write_frame(
+    folder: Path, name: str, numbers: pd.DataFrame, shown: pd.DataFrame, caption: str, linked: pd.DataFrame | None = None
+) -> None:
+    """Any table in four formats. numbers: for the CSV; shown: text; linked: for HTML, with links already escaped."""
     folder.mkdir(parents=True, exist_ok=True)
-    shown = display_table(rows)
-    linked = shown.assign(runs=[" ".join(_link(i) for i in ids.split()) for ids in rows["runs"]])
+    note = f"\n{FOOTNOTE}\n" if shown.map(lambda t: "†" in str(t)).any().any() else ""
+    html = shown.to_html() if linked is None else linked.to_html(escape=False)
     texts = {
-        "csv": rows.to_csv(index=False, float_format="%.4f"),
-        "md": f"{caption}\n\n{shown.to_markdown()}\n",
-        "tex": shown.to_latex(caption=caption, escape=True),
-        "html": f"<p>{caption}</p>\n{linked.to_html(escape=False)}\n",
+        "csv": numbers.to_csv(index=False, float_format="%.4f"),
+        "md": f"{caption}\n\n{shown.to_markdown()}\n{note}",
+        "tex": shown.to_latex(caption=caption.replace("%", r"\%"), escape=True),
+        "html": f"<p>{caption}</p>\n{html}\n<p>{note.strip()}</p>\n",
     }
     for suffix, text in texts.items():
         write_atomically(folder / f"{name}.{suffix}", text)
@@ -204,45 +509,7 @@ def _link(run_id: str) -> str:
     return f'<a href="../runs/{run_id}/result.json">{run_id.rsplit("-", 1)[-1]}</a>'
 
 
-# --- Ours against the committed reference -----------------------------------------------------------------------------
-
-
-def compare_runs(ours: list[dict[str, Any]], reference: list[dict[str, Any]]) -> pd.DataFrame:
-    """Every metric of every run that both have: our value, the reference's, the difference (per cent).
-
-    returns: run_id, metric, ours, reference, difference
-    """
-    known = {r["run_id"]: r for r in reference}
-    rows = [
-        {"run_id": r["run_id"], "metric": m, "ours": 100 * v, "reference": 100 * w, "difference": 100 * (v - w)}
-        for r in ours
-        if r["run_id"] in known
-        for m, v in r["metrics"].items()
-        if v is not None and (w := known[r["run_id"]]["metrics"].get(m)) is not None
-    ]
-    return pd.DataFrame(rows, columns=["run_id", "metric", "ours", "reference", "difference"])
-
-
-def comparison_summary(ours: list[dict[str, Any]], reference: list[dict[str, Any]]) -> str:
-    """In words: are our runs the reference's, to the bit, or within what another machine may change?
-
-    Stated spread: another processor sums in another order, and training amplifies it to about what another seed does;
-    so category means of image AUROC should lie within 3 standard deviations over the reference's seeds, or 3 points.
-    """
-    both = compare_runs(ours, reference)
-    if both.empty:
-        return "No run of the reference was repeated: nothing to compare."
-    same = both.groupby("run_id")["difference"].apply(lambda d: bool((d == 0).all()))
-    text = f"{same.sum()} of {len(same)} runs are identical to the committed reference in every metric."
-    if same.all():
-        return text
-    worst = both.loc[both["difference"].abs().idxmax()]
-    group = [json.dumps({k: v for k, v in r["config"].items() if k != "seed"}, sort_keys=True) for r in reference]
-    spread = pd.DataFrame({"group": group, "value": [100 * r["metrics"]["image_auroc"] for r in reference]}).groupby("group")["value"].std()
-    allowed = max(3.0, 3 * float(np.nan_to_num(spread.mean())))
-    means = both.query("metric == 'image_auroc'")["difference"].mean()
-    inside = "within" if abs(means) <= allowed else "OUTSIDE"
-    return (
-        f"{text} Largest difference: {worst['difference']:+.2f} points in {worst['metric']} of {worst['run_id']}. Mean image AUROC "
-        f"differs by {means:+.2f} points, {inside} the stated spread of {allowed:.1f} (3 seed standard deviations, at least 3)."
-    )
+def categories_with_runs(runs: list[Run], dataset: str) -> list[str]:
+    """Categories that were run, in the paper's order."""
+    there = {r["config"]["category"] for r in choose(runs, dataset=dataset)}
+    return [c for c in categories_of(dataset, runs) if c in there]

@@ -1,0 +1,181 @@
+"""What is in a data set, counted from its files: the numbers of `01_data`. Nothing here trains or changes a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skimage.data
+from numpy.typing import NDArray
+from PIL import Image
+
+from rdlib import demo
+from rdlib.config import MVTEC_COUNTS, Config
+from rdlib.data import DataError, find_items, load_mvtec, read_image, read_mask, resize, resize_mask
+from rdlib.metrics import count_regions
+from rdlib.paths import resolve
+
+DEMO_COUNTS = (demo.TRAIN, demo.TEST_GOOD + demo.PER_DEFECT * len(demo.DEFECTS))
+
+
+def category_folders(dataset: str, data_root: str | Path = "", categories: str = "") -> list[Path]:
+    """The folders of the categories to look at, in order of name.
+
+    dataset: "demo" (made if not there; data_root may be empty) or "mvtec"
+    categories: comma separated; "" = all below `data_root` that have a train folder
+    raises: DataError if no folder is given, a category is not there, or none is
+    """
+    if not str(data_root) and dataset != "demo":
+        raise DataError("data_root is empty: give the folder that holds the categories, for example -p data_root data/mvtec")
+    root = resolve(data_root) if str(data_root) else demo.demo_root()
+    there = sorted(p.parent.name for p in root.glob("*/train"))
+    wanted = [name.strip() for name in categories.split(",") if name.strip()] or there
+    missing = sorted(set(wanted) - set(there))
+    if missing or not wanted:
+        raise DataError(f"{root}: no category {', '.join(missing)}; there are: {', '.join(there) or 'none'}")
+    return [root / name for name in wanted]
+
+
+def audit_category(folder: Path, cfg: Config) -> dict[str, Any]:
+    """One row on a category in MVTec layout, read by the same strict loader that training uses.
+
+    cfg: its image_size (px) and mask_rule decide which regions vanish
+    returns: counts of images and 8-connected regions; image sizes before resizing (width x height, px);
+        share of the image that is anomalous, in per cent, over anomalous images; manifest (64 hex digits)
+    raises: DataError with every problem found
+    """
+    data = load_mvtec(folder, cfg)
+    train, test, _ = find_items(folder)
+    masks = [np.asarray(read_mask(item.mask)) > 0 for item in test if item.mask]
+    shares = [100 * mask.mean() for mask in masks] or [float("nan")]
+    return {
+        "category": folder.name,
+        "train": len(data.train),
+        "test good": int((data.test.labels == 0).sum()),
+        "test anomalous": int(data.test.labels.sum()),
+        "defect types": len({item.defect for item in test} - {"good"}),
+        "size, px": ", ".join(sorted({_size(item.image) for item in train + test})),
+        "regions": sum(count_regions(mask) for mask in masks),
+        "area min, %": float(np.min(shares)),
+        "area median, %": float(np.median(shares)),
+        "area max, %": float(np.max(shares)),
+        "vanished": data.notes["vanished_regions"],
+        "manifest": data.manifest,
+    }
+
+
+def _size(path: Path) -> str:
+    with Image.open(path) as image:
+        return f"{image.width}x{image.height}"
+
+
+def defect_counts(folder: Path) -> dict[str, int]:
+    """Test images of each kind of a category, "good" among them."""
+    return dict(Counter(item.defect for item in find_items(folder)[1]))
+
+
+def official_counts(dataset: str, category: str) -> tuple[int, int] | None:
+    """Train and test images the category should have: MVTec AD's table, the demo set's recipe; None if unknown."""
+    return DEMO_COUNTS if dataset == "demo" else MVTEC_COUNTS.get(category)
+
+
+def compare_counts(row: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """A row of `audit_category` beside the official counts. returns: agrees is "yes", "NO" or "unknown\""""
+    found = (row["train"], row["test good"] + row["test anomalous"])
+    official = official_counts(dataset, row["category"])
+    words = official or ("unknown", "unknown")
+    agrees = "unknown" if official is None else "yes" if found == official else "NO"
+    return {
+        "category": row["category"],
+        "train": found[0],
+        "official train": words[0],
+        "test": found[1],
+        "official test": words[1],
+        "agrees": agrees,
+    }
+
+
+def duplicates(folder: Path) -> list[tuple[str, str]]:
+    """Train and test images of a category with exactly the same pixels, whatever their names or file formats.
+
+    returns: sorted (train name, test name) pairs, relative to the folder; empty if the split is clean
+    raises: OSError if an image cannot be decoded (the loader says which, and what to do)
+    """
+    train, test, _ = find_items(folder)
+    by_content = defaultdict(list)
+    for item in train:
+        by_content[pixel_hash(item.image)].append(item.image.relative_to(folder).as_posix())
+    pairs = [(name, item.image.relative_to(folder).as_posix()) for item in test for name in by_content.get(pixel_hash(item.image), [])]
+    return sorted(pairs)
+
+
+def pixel_hash(path: Path) -> str:
+    """sha256 of the decoded RGB pixels and their shape: the same picture as PNG and BMP has one hash."""
+    pixels = np.asarray(read_image(path))
+    return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+Example = tuple[str, NDArray, NDArray | None]  # title, image (C, H, W) uint8, mask (H, W) bool
+
+
+def examples(folder: Path, cfg: Config) -> list[Example]:
+    """The first test image of each kind, "good" first, resized as the run will see it, with its mask (None if normal)."""
+    first = {item.defect: item for item in reversed(find_items(folder)[1])}
+    shown = []
+    for defect in sorted(first, key=lambda name: (name != "good", name)):
+        item = first[defect]
+        mask = resize_mask(read_mask(item.mask), cfg.image_size, cfg.mask_rule) if item.mask else None
+        shown.append((defect, resize(read_image(item.image), cfg.image_size, cfg.resize), mask))
+    return shown
+
+
+# --- The demo set: are train and test crops disjoint? --------------------------------------------------------------
+
+
+def demo_crop_columns(folder: Path) -> dict[str, Any]:
+    """Which columns of its photograph the crops of a demo texture come from, found again by their top row of pixels.
+
+    folder: a texture category of the demo set (coins are turned, so they cannot be found again)
+    returns: photograph's width, first and last column of train and of test crops (px), crops found and all crops
+    raises: DataError if no crop is found, for example because it is not a demo category
+    """
+    photo = _photograph(folder.name)
+    train, test, _ = find_items(folder)
+    lefts = [[_left(photo, item.image) for item in items] for items in (train, test)]
+    found = [[x for x in columns if x is not None] for columns in lefts]
+    if not all(found):
+        raise DataError(f"{folder}: its crops are not in the photograph {folder.name!r}")
+    spans = [f"{min(columns)}-{max(columns) + demo.SIZE - 1}" for columns in found]
+    return {
+        "category": folder.name,
+        "photograph width": photo.shape[1],
+        "train columns": spans[0],
+        "test columns": spans[1],
+        "disjoint": max(found[0]) + demo.SIZE <= min(found[1]),
+        "crops found": sum(map(len, found)),
+        "crops": len(train) + len(test),
+    }
+
+
+def _photograph(category: str) -> NDArray:
+    """(H, W, 3) uint8: the photograph a demo texture is cut from."""
+    if category not in set(demo.CATEGORIES) - {"coin"}:
+        raise DataError(f"category={category!r}: not a texture of the demo set")
+    photo = skimage.data.immunohistochemistry() if category == "tissue" else getattr(skimage.data, category)()
+    return np.broadcast_to(np.atleast_3d(photo), (*photo.shape[:2], 3))
+
+
+def _left(photo: NDArray, path: Path) -> int | None:
+    """Left column of a crop within its photograph; None if its top row is nowhere (a defect may cover it)."""
+    row = np.asarray(read_image(path))[0]
+    width = photo.shape[1] - len(row) + 1
+    places = np.ones((photo.shape[0], width), bool)
+    for i, pixel in enumerate(row):
+        places &= (photo[:, i : i + width] == pixel).all(axis=2)
+        if places.sum() <= 1 and i >= 16:
+            break
+    columns = np.flatnonzero(places.any(axis=0))
+    return int(columns[0]) if len(columns) else None

@@ -1,0 +1,68 @@
+"""What inference costs (Table 3), on the machine at hand: time, memory, storage, parameters, arithmetic."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from rdlib.config import Config
+from rdlib.fit import autocast, device_of
+from rdlib.score import smooth, upsample
+
+WARM_UP, REPEATS, BATCH = 3, 30, 16
+
+
+@torch.no_grad()
+def measure(model: nn.Module, cfg: Config) -> dict[str, Any]:
+    """Cost of inference, image to smoothed anomaly map, of a model that has been fitted.
+
+    returns: latency_ms_p50, latency_ms_p95 (batch 1), images_per_s (batch 16), memory_mb (resident memory of the process,
+        or the peak of the GPU's), stored_mb (what must be kept beside the teacher), trainable_parameters,
+        gmacs (10^9 multiply-adds per image, convolutions and matrix products)
+    """
+    device = device_of(model)
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.rand(BATCH, 3, cfg.image_size, cfg.image_size, generator=generator).to(device)
+    one = batch[:1]
+    for _ in range(WARM_UP):
+        _infer(model, one, cfg)
+    latency = np.array([_seconds(model, one, cfg) for _ in range(REPEATS)])
+    with FlopCounterMode(display=False) as counter:
+        model.maps(one)
+    return {
+        "latency_ms_p50": round(1000 * float(np.percentile(latency, 50)), 2),
+        "latency_ms_p95": round(1000 * float(np.percentile(latency, 95)), 2),
+        "images_per_s": round(BATCH / min(_seconds(model, batch, cfg) for _ in range(3)), 2),
+        "memory_mb": round(_memory(device) / 1e6, 1),
+        "stored_mb": round(stored_bytes(model) / 1e6, 2),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "gmacs": round(counter.get_total_flops() / 2e9, 3),
+    }
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes of everything learned or memorised: all of the model's state except the teacher's."""
+    return sum(t.numel() * t.element_size() for k, t in model.state_dict().items() if not k.startswith("teacher."))
+
+
+def _infer(model: nn.Module, images: Tensor, cfg: Config) -> np.ndarray:
+    with autocast(cfg, images.device):
+        maps = model.maps(images)
+    return smooth(torch.stack(upsample([m.float() for m in maps], images.shape[-2:])).sum(0).cpu().numpy(), cfg.sigma)
+
+
+def _seconds(model: nn.Module, images: Tensor, cfg: Config) -> float:
+    start = time.perf_counter()
+    _infer(model, images, cfg)
+    return time.perf_counter() - start
+
+
+def _memory(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss

@@ -1,0 +1,60 @@
+"""What every table and figure notebook does: read run files, show, and write beside them if asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+
+from rdlib import results, tables
+from rdlib.errors import InputError
+from rdlib.paths import resolve
+
+
+class Report:
+    """Runs of one results folder, and where tables and figures go.
+
+    results_dir: folder that holds runs/
+    out_dir: tables/ and figures/ are written here; "" writes nothing
+    raises: InputError if there are no runs
+    """
+
+    def __init__(self, results_dir: str, out_dir: str = "") -> None:
+        self.folder = resolve(results_dir)
+        self.out = resolve(out_dir) if out_dir else None
+        self.runs = results.read_runs(self.folder)
+        if not self.runs:
+            raise InputError(f"{results_dir}: no run files (runs/*/result.json); run `make reproduce` first or give another results_dir")
+
+    def table(self, name: str, cells: Sequence[tables.Cell], caption: str) -> None:
+        """Show a comparison and write it as CSV, Markdown, LaTeX and HTML."""
+        if not cells:
+            display(Markdown(f"**{caption}**: not run"))
+            return
+        if self.out:
+            tables.write_table(self.out / "tables", name, cells, caption)
+        self._show(tables.display_table(cells), caption)
+
+    def frame(self, name: str, numbers: pd.DataFrame, shown: pd.DataFrame, caption: str) -> None:
+        """Show any other table and write it likewise."""
+        if self.out:
+            tables.write_frame(self.out / "tables", name, numbers, shown, caption)
+        self._show(shown, caption)
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Show a figure and write it as PNG and PDF."""
+        if self.out:
+            results.save_figure(figure, self.out / "figures" / name, ("png", "pdf"))
+        display(figure)
+
+    def maps(self, run: dict[str, Any]) -> dict[str, Any] | None:
+        """Images, masks and maps that the run kept; None if it kept none."""
+        return results.load_maps(self.folder / "runs" / run["run_id"])
+
+    @staticmethod
+    def _show(shown: pd.DataFrame, caption: str) -> None:
+        note = f"\n\n{tables.FOOTNOTE}" if shown.map(lambda t: "†" in str(t)).any().any() else ""
+        display(Markdown(f"**{caption}**\n\n{shown.to_markdown()}{note}"))

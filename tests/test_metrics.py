@@ -1,0 +1,358 @@
+"""Metrics against golden numbers, scikit-learn, brute force and cases one can do by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from rdlib import metrics
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """masks, maps and the numbers of metrics_case.json."""
+    with np.load(GOLDEN / "metrics_case.npz") as file:
+        case = dict(file)
+    return case["masks"].astype(bool), case["maps"], json.loads((GOLDEN / "metrics_case.json").read_text())
+
+
+def random_case(seed, count=4, size=12, levels=15):
+    """Masks of a few blobs each (the last one empty) and maps of few distinct values, so that many scores tie."""
+    rng = np.random.default_rng(seed)
+    masks = ndimage.gaussian_filter(rng.normal(size=(count, size, size)), (0, 1.5, 1.5)) > 0.15
+    masks[-1] = False
+    maps = np.round(levels * rng.uniform(size=masks.shape) + 3 * masks) / levels
+    return masks, maps
+
+
+# --- Golden -------------------------------------------------------------------------------------------------------
+
+
+def test_golden_pixel_metrics(golden):
+    masks, maps, expected = golden
+    found = metrics.pixel_metrics(masks=masks, maps=maps)
+    assert found["pixel_auroc"] == pytest.approx(expected["pixel_auroc"], abs=1e-9)
+    assert found["pixel_ap"] == pytest.approx(expected["pixel_ap"], abs=1e-9)
+    assert found["au_pro"] == pytest.approx(expected["au_pro_mvtec_exact"], abs=1e-9)
+    assert found["au_pro"] == pytest.approx(expected["au_pro_anomalib_2_7_0"], abs=1e-7)
+
+
+@pytest.mark.parametrize("rule", ["max", "sum"])
+def test_golden_image_auroc(golden, rule):
+    masks, maps, expected = golden
+    found = metrics.image_auroc(labels=masks.any((1, 2)), scores=metrics.image_score(maps, rule))
+    assert found == pytest.approx(expected[f"image_auroc_{rule}"], abs=1e-9)
+
+
+def test_golden_pro_per_image(golden):
+    masks, maps, expected = golden
+    each = [metrics.image_pro(mask=mask, map=m) for mask, m in zip(masks, maps) if mask.any()]
+    assert each == pytest.approx(expected["pro_per_image_official"], abs=1e-6)
+    assert metrics.au_pro_per_image(masks=masks, maps=maps) == pytest.approx(expected["pro_per_image_official_mean"], abs=1e-6)
+
+
+def test_golden_regions(golden):
+    masks, _, expected = golden
+    assert sum(metrics.count_regions(mask) for mask in masks) == expected["regions"]
+
+
+# --- Independent references ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pixel_metrics_are_scikit_learns(seed):
+    masks, maps = random_case(seed)
+    assert len(np.unique(maps)) < maps.size / 10
+    assert metrics.pixel_auroc(masks=masks, maps=maps) == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
+    assert metrics.pixel_ap(masks=masks, maps=maps) == pytest.approx(average_precision_score(masks.ravel(), maps.ravel()), abs=1e-12)
+
+
+def pairs_won(labels, scores):
+    """AUROC as a probability: a random anomalous image scores higher than a random normal one; ties count half."""
+    normal, anomalous = scores[labels == 0], scores[labels == 1]
+    return np.mean([(a > n) + 0.5 * (a == n) for a in anomalous for n in normal])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_image_metrics_with_ties(seed):
+    rng = np.random.default_rng(seed)
+    labels, scores = rng.permutation([0, 1] * 10), rng.integers(0, 6, 20).astype(float)
+    assert metrics.image_auroc(labels=labels, scores=scores) == pytest.approx(pairs_won(labels, scores), abs=1e-12)
+    assert metrics.image_ap(labels=labels, scores=scores) == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+
+
+def regions_of(masks):
+    """Pixel coordinates of every 8-connected region, found by flood fill."""
+    todo = {tuple(p) for p in np.argwhere(masks)}
+    regions = []
+    while todo:
+        region, front = set(), {min(todo)}
+        while front:
+            region |= front
+            todo -= front
+            near = {(n, y + dy, x + dx) for n, y, x in front for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
+            front = near & todo
+        regions.append(tuple(np.array(sorted(region)).T))
+    return regions
+
+
+def brute_au_pro(masks, maps, max_fpr=0.3):
+    """A loop over every distinct threshold, then the area of each trapezoid, the last one cut at `max_fpr`."""
+    regions = regions_of(masks)
+    points = [(0.0, 0.0)]
+    for cut in sorted(np.unique(maps), reverse=True):
+        above = maps >= cut
+        points.append((above[~masks].mean(), np.mean([above[r].mean() for r in regions])))
+    area = 0.0
+    for (x0, y0), (x1, y1) in zip(points, points[1:]):
+        if x0 < max_fpr and x1 > x0:
+            x = min(x1, max_fpr)
+            area += (x - x0) * (y0 + y0 + (y1 - y0) * (x - x0) / (x1 - x0)) / 2
+    return area / max_fpr
+
+
+@pytest.mark.parametrize("max_fpr", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_au_pro_is_the_brute_force_one(seed, max_fpr):
+    masks, maps = random_case(seed)
+    found = metrics.au_pro(masks=masks, maps=maps, max_fpr=max_fpr)
+    assert found == pytest.approx(brute_au_pro(masks, maps, max_fpr), abs=1e-12)
+
+
+def official_image_pro(mask, amap, thresholds=200):
+    """The official code's loop, one image: binary map above each threshold, overlap per region, FPR below 0.3 rescaled."""
+    regions = regions_of(mask[None])
+    low, high = amap.min(), amap.max()
+    pros, fprs = [], []
+    for cut in np.arange(low, high, (high - low) / thresholds):
+        above = amap > cut
+        pros.append(np.mean([above[None][r].mean() for r in regions]))
+        fprs.append((above & ~mask).sum() / (~mask).sum())
+    kept = [(f, p) for f, p in zip(fprs, pros) if f < 0.3]
+    top = max(f for f, _ in kept)
+    kept = sorted((f / top, p) for f, p in kept)
+    return sum((f1 - f0) * (p0 + p1) / 2 for (f0, p0), (f1, p1) in zip(kept, kept[1:]))
+
+
+@pytest.mark.parametrize("levels", [15, 10**6])
+@pytest.mark.parametrize("seed", range(4))
+def test_image_pro_is_the_brute_force_one(seed, levels):
+    masks, maps = random_case(seed, levels=levels)
+    for mask, amap in zip(masks[:-1], maps):
+        assert metrics.image_pro(mask=mask, map=amap) == pytest.approx(official_image_pro(mask, amap), abs=1e-12)
+
+
+def test_pro_per_image_is_the_mean_over_anomalous_images():
+    masks, maps = random_case(0)
+    expected = np.mean([official_image_pro(m, a) for m, a in zip(masks[:-1], maps)])
+    assert metrics.au_pro_per_image(masks=masks, maps=maps) == pytest.approx(expected, abs=1e-12)
+
+
+# --- By hand ------------------------------------------------------------------------------------------------------
+
+
+def row(*values, dtype=float):
+    """(1, 1, W): one image of one row."""
+    return np.array([[values]], dtype=dtype)
+
+
+def test_image_auroc_by_hand():
+    """Of the 2 x 2 pairs, 3 are in the right order."""
+    labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])
+    assert metrics.image_auroc(labels=labels, scores=scores) == 0.75
+    assert metrics.image_ap(labels=labels, scores=scores) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+
+
+def test_perfect_inverted_and_constant_maps():
+    masks = row(1, 1, 0, 0, dtype=bool)
+    perfect, constant = row(9, 8, 2, 1), row(5, 5, 5, 5)
+    assert metrics.pixel_metrics(masks=masks, maps=perfect) == {"pixel_auroc": 1, "pixel_ap": 1, "au_pro": 1}
+    assert metrics.pixel_auroc(masks=masks, maps=-perfect) == 0
+    assert metrics.au_pro(masks=masks, maps=-perfect) == 0
+    assert metrics.pixel_auroc(masks=masks, maps=constant) == 0.5
+    assert metrics.pixel_ap(masks=masks, maps=constant) == 0.5
+    assert metrics.au_pro(masks=masks, maps=constant) == pytest.approx(0.15)  # the diagonal to 0.3, over 0.3
+
+
+def test_au_pro_is_one_sixth():
+    """Ten normal pixels and one region of two. Two normal ones score highest, then half of the region, then a normal one:
+    the overlap is 0 up to FPR 0.2 and 1/2 from there to 0.3, an area of 0.05, and 0.05 / 0.3 = 1/6.
+    """
+    masks = row(1, 1, *[0] * 10, dtype=bool)
+    maps = row(7, 0, 9, 8, 6, 5, 4, 3, 2, 1, 1, 1)
+    assert metrics.au_pro(masks=masks, maps=maps) == pytest.approx(1 / 6, abs=1e-15)
+
+
+def test_pixel_auroc_weighs_pixels_and_au_pro_regions():
+    """A region of 3 pixels found first, one of 1 pixel last: overlap 1/2, true positive rate 3/4."""
+    masks = row(1, 1, 1, 0, 0, 0, 0, 1, dtype=bool)
+    maps = row(9, 9, 9, 4, 3, 2, 1, 0)
+    assert metrics.au_pro(masks=masks, maps=maps) == pytest.approx(1 / 2)
+    assert metrics.pixel_auroc(masks=masks, maps=maps) == pytest.approx(3 / 4)
+
+
+def test_au_pro_pools_images_and_the_official_one_does_not():
+    """Either image by itself is perfect. Pooled, all of image two scores higher than the region of image one: the overlap is
+    1/2 until FPR 1/2, so 1/2 up to 0.3.
+    """
+    masks = np.repeat(row(*[0] * 10, 1, dtype=bool), 2, axis=0)
+    maps = np.concatenate([row(*range(10), 9.5), row(*range(20, 30), 29.5)])
+    assert metrics.au_pro(masks=masks, maps=maps) == pytest.approx(1 / 2)
+    assert metrics.au_pro_per_image(masks=masks, maps=maps) == pytest.approx(1)
+
+
+def test_pro_curve_by_hand():
+    masks, maps = row(1, 1, 0, 0, dtype=bool), row(3, 1, 2, 1)
+    fpr, pro = metrics.pro_curve(masks=masks, maps=maps)
+    assert fpr.tolist() == [0, 0, 0.5, 1]
+    assert pro.tolist() == [0, 0.5, 0.5, 1]
+
+
+def test_image_pro_by_hand():
+    """Ten normal pixels 0..9 and one anomalous of 7.5: FPR below 0.3 are 0, 0.1 and 0.2, rescaled to 0, 1/2 and 1.
+
+    The region appears at thresholds below 7.5, between FPR 0.2 (7 <= t < 8) and 0.2: overlap is 0 at FPR 0 and 0.1, and at
+    0.2 it rises from 0 to 1. A rise at one FPR has no width, so the area is 0.
+    """
+    mask = row(*[0] * 10, 1, dtype=bool)[0]
+    assert metrics.image_pro(mask=mask, map=row(*range(10), 7.5)[0]) == pytest.approx(0)
+    # Found at 8.5, in the middle of FPR 0.1: 0 to FPR 0.1 (1/2), 1 from there on.
+    assert metrics.image_pro(mask=mask, map=row(*range(10), 8.5)[0]) == pytest.approx(1 / 2)
+    assert metrics.image_pro(mask=mask, map=row(*range(10), 9.5)[0]) == pytest.approx(1)
+
+
+def test_regions_touch_at_corners():
+    diagonal = np.eye(3, dtype=bool)
+    assert metrics.count_regions(diagonal) == 1
+    assert metrics.count_regions(np.array([[1, 0, 1]], bool)) == 2
+
+
+def test_diagonal_neighbours_are_one_region_for_both_pros():
+    """One region of 3 (a diagonal) and one of 1: had corners not counted, there would be four and overlap 1/4."""
+    mask = np.zeros((6, 6), bool)
+    mask[[0, 1, 2, 5], [0, 1, 2, 5]] = True
+    amap = np.where(mask, 0.0, np.linspace(0.1, 0.5, 36).reshape(6, 6))
+    amap[5, 5] = 1
+    assert metrics.au_pro(masks=mask[None], maps=amap[None]) == pytest.approx(1 / 2)
+    assert metrics.image_pro(mask=mask, map=amap) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("rule, expected", [("max", [4, 8]), ("sum", [10, 20]), ("mean", [2.5, 5])])
+def test_image_score_rules(rule, expected):
+    maps = np.array([[[1, 2], [3, 4]], [[2, 4], [6, 8]]], dtype=np.float32)
+    assert metrics.image_score(maps, rule).tolist() == expected
+
+
+def test_image_score_sums_in_float64():
+    maps = np.full((1, 1, 2), 16_777_216, dtype=np.float32)  # float32 has no 33,554,433
+    maps[0, 0, 0] += 2
+    assert metrics.image_score(maps, "sum").tolist() == [33_554_434]
+    many = np.full((1, 1000, 1000), 0.1, dtype=np.float32)
+    assert metrics.image_score(many, "sum")[0] == pytest.approx(np.float64(np.float32(0.1)) * 1e6, rel=1e-12)
+
+
+# --- Invariants ---------------------------------------------------------------------------------------------------
+
+small_maps = arrays(np.int64, (3, 4, 4), elements=st.integers(0, 8))
+small_masks = arrays(bool, (3, 4, 4)).filter(lambda m: m.any() and not m.all())
+
+
+@given(masks=small_masks, maps=small_maps)
+def test_a_monotone_transform_of_scores_changes_nothing(masks, maps):
+    before = metrics.pixel_metrics(masks=masks, maps=maps.astype(float))
+    after = metrics.pixel_metrics(masks=masks, maps=np.exp(maps / 3.0) - 5)
+    assert after == pytest.approx(before, abs=1e-12)
+    assert all(-1e-12 <= v <= 1 + 1e-12 for v in before.values())
+
+
+@given(masks=small_masks, maps=small_maps, order=st.permutations(range(3)))
+def test_the_order_of_images_does_not_matter(masks, maps, order):
+    maps = maps.astype(float)
+    found = metrics.pixel_metrics(masks=masks[order], maps=maps[order]), metrics.au_pro_per_image(masks=masks[order], maps=maps[order])
+    expected = metrics.pixel_metrics(masks=masks, maps=maps), metrics.au_pro_per_image(masks=masks, maps=maps)
+    assert found[0] == pytest.approx(expected[0], abs=1e-12)
+    assert found[1] == pytest.approx(expected[1], abs=1e-12, nan_ok=True)
+
+
+@given(masks=small_masks, maps=small_maps)
+def test_references_hold_on_any_small_case(masks, maps):
+    maps = maps.astype(float)
+    assert metrics.au_pro(masks=masks, maps=maps) == pytest.approx(brute_au_pro(masks, maps), abs=1e-12)
+    assert metrics.pixel_auroc(masks=masks, maps=maps) == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
+
+
+@given(masks=small_masks, maps=small_maps)
+def test_the_pro_curve_rises_from_0_to_1(masks, maps):
+    for values in metrics.pro_curve(masks=masks, maps=maps.astype(float)):
+        assert values[0] == 0 and values[-1] == pytest.approx(1) and (np.diff(values) >= -1e-12).all()
+
+
+@given(labels=arrays(np.int64, 8, elements=st.integers(0, 1)), scores=arrays(np.int64, 8, elements=st.integers(0, 5)))
+def test_image_metrics_are_invariant_and_bounded(labels, scores):
+    before = [f(labels=labels, scores=scores) for f in (metrics.image_auroc, metrics.image_ap)]
+    after = [f(labels=labels, scores=np.exp(scores / 2.0)) for f in (metrics.image_auroc, metrics.image_ap)]
+    assert after == pytest.approx(before, abs=1e-12, nan_ok=True)
+    assert all(np.isnan(v) or 0 <= v <= 1 for v in before) and np.isnan(before).all() == (len(set(labels)) == 1)
+
+
+# --- Undefined and refused ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fill", [False, True])
+def test_pixel_metrics_are_undefined_without_both_kinds_of_pixels(fill):
+    masks, maps = np.full((2, 3, 3), fill), np.arange(18.0).reshape(2, 3, 3)
+    assert all(np.isnan(v) for v in metrics.pixel_metrics(masks=masks, maps=maps).values())
+
+
+def test_pro_per_image_is_undefined_without_a_region():
+    maps = np.arange(18.0).reshape(2, 3, 3)
+    assert np.isnan(metrics.au_pro_per_image(masks=np.zeros((2, 3, 3), bool), maps=maps))
+
+
+def test_image_pro_is_undefined_for_a_constant_map_and_without_false_positives():
+    mask = row(1, 0, 0, dtype=bool)[0]
+    assert np.isnan(metrics.image_pro(mask=mask, map=row(1, 1, 1)[0]))
+    assert np.isnan(metrics.image_pro(mask=mask, map=row(5, 0, 0)[0]))  # FPR is 0 at every threshold
+
+
+def test_image_pro_is_undefined_without_a_normal_pixel():
+    assert np.isnan(metrics.image_pro(mask=np.ones((2, 2), bool), map=np.arange(4.0).reshape(2, 2)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_refused(bad):
+    masks, maps = row(1, 0, 0, dtype=bool), row(1, bad, 0)
+    labels, scores = masks.ravel(), maps.ravel()
+    for function in (metrics.pixel_metrics, metrics.pixel_auroc, metrics.pixel_ap, metrics.pro_curve, metrics.au_pro):
+        with pytest.raises(ValueError, match="1 scores are not finite"):
+            function(masks=masks, maps=maps)
+    for function in (metrics.image_auroc, metrics.image_ap):
+        with pytest.raises(ValueError, match="1 scores are not finite"):
+            function(labels=labels, scores=scores)
+
+
+def test_pro_per_image_refuses_scores_that_are_not_finite():
+    with pytest.raises(ValueError, match="not finite"):
+        metrics.au_pro_per_image(masks=row(1, 0, 0, dtype=bool), maps=row(1, np.nan, 0))
+
+
+@pytest.mark.parametrize("name", ["pixel_metrics", "pixel_auroc", "pixel_ap", "pro_curve", "au_pro", "au_pro_per_image"])
+def test_shapes_that_differ_are_refused(name):
+    with pytest.raises(ValueError, match=r"\(2, 3, 3\).*\(3, 3, 3\)"):
+        getattr(metrics, name)(masks=np.ones((2, 3, 3), bool), maps=np.zeros((3, 3, 3)))
+
+
+@pytest.mark.parametrize(
+    "name", ["image_auroc", "image_ap", "pixel_metrics", "pixel_auroc", "pixel_ap", "pro_curve", "au_pro", "au_pro_per_image"]
+)
+def test_arguments_are_keyword_only(name):
+    with pytest.raises(TypeError, match="positional"):
+        getattr(metrics, name)(np.array([0, 1]), np.array([0.0, 1.0]))
