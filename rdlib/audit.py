@@ -171,11 +171,8 @@ def _photograph(category: str) -> NDArray:
 def _left(photo: NDArray, path: Path) -> int | None:
     """Left column of a crop within its photograph; None if its top row is nowhere (a defect may cover it)."""
     row = np.asarray(read_image(path))[0]
-    width = photo.shape[1] - len(row) + 1
-    places = np.ones((photo.shape[0], width), bool)
+    ys, xs = np.nonzero((photo[:, : photo.shape[1] - len(row) + 1] == row[0]).all(axis=2))
     for i, pixel in enumerate(row):
-        places &= (photo[:, i : i + width] == pixel).all(axis=2)
-        if places.sum() <= 1 and i >= 16:
-            break
-    columns = np.flatnonzero(places.any(axis=0))
-    return int(columns[0]) if len(columns) else None
+        same = (photo[ys, xs + i] == pixel).all(axis=1)
+        ys, xs = ys[same], xs[same]
+    return int(xs[0]) if len(xs) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 from numpy.typing import NDArray
 
 from rdlib import metrics
@@ -53,6 +54,15 @@ def evaluate_scales(scores: Scores, cfg: Config) -> dict[str, dict[str, float]]:
     """All metrics for every scale set of Table 6, from the same trained model. Keys as in the table: "M2+M3"."""
     there = len(scores.scale_maps)
     return {"+".join(f"M{k}" for k in ks): evaluate(scores, cfg, scales=ks) for ks in SCALE_SETS if max(ks) <= there}
+
+
+def thin_pro_curve(scores: Scores, cfg: Config, points: int = 61) -> dict[str, list[float]]:
+    """The PRO curve to FPR 0.3 at evenly spaced false positive rates, for drawing; {} without regions."""
+    if scores.masks is None or not scores.masks.any():
+        return {}
+    fpr, pro = metrics.pro_curve(masks=scores.masks, maps=scores.maps(cfg.scales))
+    grid = np.linspace(0, 0.3, points)
+    return {"fpr": grid.round(4).tolist(), "pro": np.interp(grid, fpr, pro).round(5).tolist()}
 
 
 def why_undefined(values: dict[str, float], scores: Scores) -> dict[str, str]:

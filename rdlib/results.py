@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from rdlib.config import Config
 from rdlib.errors import InputError
-from rdlib.evaluate import METRICS, evaluate, evaluate_image_rules, evaluate_scales, image_scores, why_undefined
+from rdlib.evaluate import METRICS, evaluate, evaluate_image_rules, evaluate_scales, image_scores, thin_pro_curve, why_undefined
 from rdlib.paths import PACKAGE, project_root
 
 if TYPE_CHECKING:  # not at run time: reading results must not load torch
@@ -83,6 +83,7 @@ def write_run(
     """
     with Stopwatch(timing, "metrics_s"):
         values = evaluate(scores, cfg)
+        curve = thin_pro_curve(scores, cfg)
         by_scales, by_rule = evaluate_scales(scores, cfg), evaluate_image_rules(scores, cfg)
     per_image = image_scores(scores, scores.maps(cfg.scales), cfg.image_score)
     result = {
@@ -96,11 +97,12 @@ def write_run(
         "by_scales": by_scales,
         "by_image_score": by_rule,
         "history": history,
-        "images": [{"path": p, "label": int(y), "score": float(s)} for p, y, s in zip(scores.paths, scores.labels, per_image)],
+        "images": _image_rows(scores, per_image),
         "data": data,
         "model": model,
         "timing": {k: round(v, 3) for k, v in timing.items()},
         **({"complexity": complexity} if complexity else {}),
+        **({"pro_curve": curve} if curve else {}),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "provenance": provenance,
     }
@@ -114,12 +116,30 @@ def write_run(
     return result
 
 
+def _image_rows(scores: Scores, per_image: NDArray) -> list[dict[str, Any]]:
+    rows = [{"path": p, "label": int(y), "score": float(s)} for p, y, s in zip(scores.paths, scores.labels, per_image)]
+    if scores.masks is not None:
+        for row, mask in zip(rows, scores.masks):
+            row["anomalous_pixels"] = int(mask.sum())
+    return rows
+
+
 def save_maps(folder: Path, scores: Scores, pictures: NDArray) -> None:
     """`maps.npz`: images, masks and per-scale maps (float16, smoothed) of the whole test set, for the figures."""
     masks = np.zeros((0,), bool) if scores.masks is None else scores.masks
     buffer = io.BytesIO()
     np.savez_compressed(buffer, scale_maps=scores.scale_maps.astype(np.float16), images=pictures, masks=masks, paths=np.array(scores.paths))
     write_atomically(folder / "maps.npz", buffer.getvalue())
+
+
+def thin_maps(source: Path, target: Path, paths: set[str]) -> None:
+    """Copy `maps.npz` from one run folder to another with only these images."""
+    kept = load_maps(source)
+    chosen = [i for i, p in enumerate(kept["paths"]) if str(p) in paths]
+    buffer = io.BytesIO()
+    arrays = {k: kept[k][chosen] for k in ("images", "masks", "paths")}
+    np.savez_compressed(buffer, scale_maps=kept["scale_maps"][:, chosen].astype(np.float16), **arrays)
+    write_atomically(target / "maps.npz", buffer.getvalue())
 
 
 def load_maps(folder: Path) -> dict[str, NDArray] | None:

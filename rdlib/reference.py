@@ -1,0 +1,57 @@
+"""Renew the committed reference of a profile from a finished batch: `python -m rdlib.reference PROFILE` (`make reference`).
+
+Copies run files, tables and figures to results/reference/<profile> and puts the headline tables into README.md. Of the kept
+maps only the images that figures show are copied, and none of MVTec AD: its photographs may not be redistributed as data.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from rdlib import figures, results, tables
+from rdlib.paths import project_root
+
+
+def renew(profile: str) -> None:
+    """Replace results/reference/<profile> by results/<profile> and update the README."""
+    root = project_root()
+    source, target = root / "results" / profile, root / "results" / "reference" / profile
+    runs = results.read_runs(source)
+    shutil.rmtree(target, ignore_errors=True)
+    for part in ("tables", "figures"):
+        shutil.copytree(source / part, target / part, ignore=shutil.ignore_patterns("*.pdf"))
+    for run in runs:
+        folder = target / "runs" / run["run_id"]
+        folder.mkdir(parents=True)
+        shutil.copyfile(source / "runs" / run["run_id"] / "result.json", folder / "result.json")
+    if tables.dataset_of(runs) == "demo":
+        _copy_shown_maps(runs, source / "runs", target / "runs")
+    readme = root / "README.md"
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), root / "results" / "reference"), encoding="utf-8")
+
+
+def _copy_shown_maps(runs: list[dict], source: Path, target: Path) -> None:
+    setting = tables.main_setting(runs)
+    main = tables.choose(runs, seed=0, **setting)
+    shown = figures.all_chosen(main)
+    for run in main + tables.choose(runs, method="conventional", seed=0, **setting):
+        paths = {p for c, p in shown if c == run["config"]["category"]}
+        results.thin_maps(source / run["run_id"], target / run["run_id"], paths)
+
+
+def with_tables(text: str, reference: Path) -> str:
+    """README text with every `<!-- table PROFILE/NAME -->` block replaced by that reference table."""
+
+    def block(match: re.Match) -> str:
+        profile, name = match["profile"], match["name"]
+        table = (reference / profile / "tables" / f"{name}.md").read_text(encoding="utf-8")
+        return f"<!-- table {profile}/{name} -->\n{table.strip()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table (?P<profile>\w+)/(?P<name>\w+) -->\n.*?<!-- end -->", block, text, flags=re.S)
+
+
+if __name__ == "__main__":
+    renew(sys.argv[1])

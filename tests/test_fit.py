@@ -1,0 +1,242 @@
+"""Training with a tiny teacher: against a plain loop, repeatable to the bit, and nothing but the student changes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from helpers import TinyTeacher, config, image_set
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rdlib import distance, fit, model
+from rdlib.errors import InputError
+from rdlib.score import score
+
+TRAIN = image_set(9)
+CPU = torch.device("cpu")
+
+
+def new_model(cfg):
+    fit.seed_everything(cfg)
+    return model.build(cfg, TinyTeacher())
+
+
+def losses(cfg, train=TRAIN, on_epoch=None):
+    return fit.fit(new_model(cfg), train, cfg, on_epoch)
+
+
+def plain_loop(net, cfg, train, loss_of):
+    """The method as one would write it down, the teacher asked anew at every step."""
+    optimiser = torch.optim.Adam([*net.ocbe.parameters(), *net.student.parameters()], lr=cfg.lr, betas=(cfg.beta1, cfg.beta2))
+    order = torch.Generator().manual_seed(cfg.torch_seed)
+    images = torch.from_numpy(train.images).float() / 255
+    net.ocbe.train(), net.student.train(), net.teacher.eval()
+    history = []
+    for _ in range(cfg.epochs):
+        indices, total = torch.randperm(len(images), generator=order), 0.0
+        for start in range(0, len(images), cfg.batch_size):
+            batch = images[indices[start : start + cfg.batch_size]]
+            teacher_feats = net.teacher(batch)
+            loss = loss_of(teacher_feats, net.student(net.ocbe(teacher_feats)))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            total += loss.item() * len(batch)
+        history.append(total / len(images))
+    return history
+
+
+@pytest.mark.parametrize("name, loss_of", [("flat", distance.flat_loss), ("pixel", distance.pixel_loss)])
+def test_losses_are_those_of_a_plain_loop(name, loss_of):
+    cfg = config(loss=name, epochs=3, batch_size=4, lr=0.01, beta1=0.6, beta2=0.95)
+    train = image_set(10)
+    assert fit.fit(new_model(cfg), train, cfg) == pytest.approx(plain_loop(new_model(cfg), cfg, train, loss_of), rel=1e-5)
+
+
+def test_loss_falls():
+    found = losses(config(epochs=15))
+    assert len(found) == 15 and found[-1] < 0.7 * found[0] and all(np.diff(found[:4]) < 0)
+
+
+def test_the_same_run_is_the_same_to_the_bit_whatever_ran_before():
+    cfg = config(epochs=3)
+    first = losses(cfg)
+    losses(config(seed=5, loss="pixel"))
+    torch.rand(7), np.random.rand(3)
+    assert losses(cfg) == first
+    assert losses(config(epochs=3, seed=1)) != first
+
+
+def test_the_same_run_gives_the_same_weights():
+    cfg = config()
+    nets = [new_model(cfg) for _ in range(2)]
+    for net in nets:
+        fit.fit(net, TRAIN, cfg)
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].state_dict().values(), nets[1].state_dict().values()))
+
+
+def test_looking_at_the_test_set_changes_nothing():
+    cfg = config(epochs=3)
+    net = new_model(cfg)
+    looked = fit.fit(net, TRAIN, cfg, lambda *_: score(net, image_set(3, seed=9), cfg))
+    assert looked == losses(cfg)
+
+
+def test_features_computed_again_give_the_same_losses(monkeypatch):
+    cfg = config(epochs=3)
+    cached = losses(cfg)
+    monkeypatch.setattr(fit, "FEATURE_BUDGET", 0)
+    assert fit.TeacherFeatures(new_model(cfg), TRAIN.images, cfg).cached is None
+    assert losses(cfg) == pytest.approx(cached, rel=1e-6)
+
+
+def test_features_are_kept_up_to_the_budget_and_are_the_teachers(monkeypatch):
+    cfg = config()
+    net = new_model(cfg)
+    needed = sum(f.numel() * 4 for f in net.teacher(torch.zeros(len(TRAIN), 3, 32, 32)))
+    monkeypatch.setattr(fit, "FEATURE_BUDGET", needed)
+    features = fit.TeacherFeatures(net, TRAIN.images, cfg)
+    assert sum(f.nbytes for f in features.cached) == needed
+    indices = torch.tensor([7, 2])
+    for found, expected in zip(features[indices], net.teacher(fit.to_batch(TRAIN.images[[7, 2]], CPU))):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(fit, "FEATURE_BUDGET", needed - 1)
+    assert fit.TeacherFeatures(net, TRAIN.images, cfg).cached is None
+
+
+def test_only_bottleneck_and_student_change():
+    cfg = config()
+    net = new_model(cfg)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    fit.fit(net, TRAIN, cfg)
+    changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {k for k in before if not k.startswith("teacher.")}
+
+
+def test_on_epoch_is_called_with_number_and_loss():
+    seen = []
+    found = losses(config(epochs=3), on_epoch=lambda *args: seen.append(args))
+    assert seen == list(enumerate(found, start=1))
+
+
+def test_mean_loss_weighs_images_not_batches():
+    """9 images in batches of 4: the last one joins, so batches are of 4 and 5."""
+    cfg = config(epochs=1, lr=1e-12)
+    net = new_model(cfg)
+    expected = []
+    order = torch.Generator().manual_seed(cfg.torch_seed)
+    net.train()
+    for indices in torch.randperm(9, generator=order).split([4, 5]):
+        with torch.no_grad():
+            expected.append((distance.flat_loss(*net(fit.to_batch(TRAIN.images[indices.numpy()], CPU))).item(), len(indices)))
+    assert losses(cfg)[0] == pytest.approx(sum(v * n for v, n in expected) / 9, rel=1e-6)
+
+
+class Broken(TinyTeacher):
+    def forward(self, images):
+        feats = super().forward(images)
+        feats[1] = feats[1] * torch.where(images.amax((1, 2, 3), keepdim=True) == 0, torch.inf, 1.0)  # a black image
+        return feats
+
+
+def test_a_loss_that_is_not_finite_names_the_files():
+    cfg = config(batch_size=3)
+    train = image_set(6)
+    train.images[4] = 0
+    fit.seed_everything(cfg)
+    net = model.build(cfg, TinyTeacher())
+    net.teacher = Broken()
+    order = torch.Generator().manual_seed(cfg.torch_seed)
+    batch = next(b for b in torch.randperm(6, generator=order).split(3) if 4 in b)
+    names = ", ".join(train.paths[i] for i in batch)
+    with pytest.raises(FloatingPointError, match=f"loss is (nan|inf) in epoch 1; try a smaller lr. Batch: {names}$"):
+        fit.fit(net, train, cfg)
+
+
+def test_an_lr_too_large_is_reported():
+    with pytest.raises(FloatingPointError, match="in epoch"):
+        losses(config(lr=1e38, epochs=20))
+
+
+def test_grey_images_train_as_three_equal_channels():
+    cfg = config(epochs=1)
+    grey = TRAIN.images[:, :1]
+    colour = dataclasses.replace(TRAIN, images=np.repeat(grey, 3, axis=1))
+    assert losses(cfg, dataclasses.replace(TRAIN, images=grey)) == losses(cfg, colour)
+
+
+def test_bfloat16_trains():
+    found = losses(config(precision="bf16", epochs=4))
+    assert found[-1] < found[0] and found != losses(config(epochs=4))
+    assert found == pytest.approx(losses(config(epochs=4)), rel=0.1)
+
+
+# --- Batches ------------------------------------------------------------------------------------------------------
+
+
+@given(count=st.integers(1, 60), size=st.integers(2, 20), seed=st.integers(0, 99))
+def test_batches_cover_every_index_once(count, size, seed):
+    parts = list(fit.batches(count, size, torch.Generator().manual_seed(seed)))
+    assert sorted(torch.cat(parts).tolist()) == list(range(count))
+    assert all(len(p) == size for p in parts[:-1][:-1]) and len(parts[-1]) <= size + 1
+    assert count == 1 or all(len(p) > 1 for p in parts)
+
+
+@pytest.mark.parametrize("count, sizes", [(8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2]), (3, [3]), (1, [1]), (5, [5])])
+def test_a_last_single_image_joins_the_batch_before(count, sizes):
+    assert [len(p) for p in fit.batches(count, 4, torch.Generator())] == sizes
+
+
+def test_batches_are_shuffled_anew_each_epoch_and_repeatable():
+    def epochs(seed):
+        order = torch.Generator().manual_seed(seed)
+        return [torch.cat(list(fit.batches(50, 8, order))).tolist() for _ in range(2)]
+
+    first, second = epochs(3)
+    assert first != second and first != sorted(first) and epochs(3) == [first, second] and epochs(4)[0] != first
+
+
+# --- Small things -------------------------------------------------------------------------------------------------
+
+
+def test_to_batch_scales_to_one():
+    images = np.array([0, 51, 255], dtype=np.uint8).reshape(3, 1, 1, 1)
+    batch = fit.to_batch(images, CPU)
+    assert batch.shape == (3, 3, 1, 1) and batch.dtype == torch.float32
+    assert batch[:, 2, 0, 0].tolist() == pytest.approx([0, 0.2, 1]) and images.max() == 255
+
+
+def test_chunks_are_all_images_in_order():
+    images = np.arange(70, dtype=np.uint8).reshape(70, 1, 1, 1)
+    parts = list(fit.chunks(images, CPU))
+    assert [len(p) for p in parts] == [32, 32, 6]
+    assert (torch.cat(parts)[:, 0, 0, 0] * 255).round().tolist() == list(range(70))
+
+
+def test_auto_takes_what_is_there(monkeypatch):
+    for cuda, mps, expected in [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        assert fit.choose_device("auto").type == expected
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "tpu", ""])
+def test_a_device_that_is_not_there_is_refused(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match=f"^device='{name}': not available here; there is cpu$"):
+        fit.choose_device(name)
+
+
+def test_a_named_device_is_taken():
+    assert fit.choose_device("cpu") == CPU
+    assert fit.describe_hardware(CPU) == {"device": "cpu", "gpu": "", "threads": torch.get_num_threads()}
+
+
+def test_seeding_asks_for_deterministic_kernels():
+    fit.seed_everything(config())
+    drawn = torch.rand(3), np.random.rand(3)
+    assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+    fit.seed_everything(config())
+    assert torch.equal(drawn[0], torch.rand(3)) and np.array_equal(drawn[1], np.random.rand(3))
