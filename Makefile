@@ -7,7 +7,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reference test lint lab lock
+.PHONY: help setup reproduce reference notebooks test lint lab lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -20,10 +20,19 @@ setup: .venv/ready  ## create .venv and install the locked requirements and rdli
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-SNAKEMAKE = snakemake --cores all --rerun-triggers mtime --config profile=$(PROFILE) data="$(DATA)" --quiet rules host
+CORES ?= all
+SNAKEMAKE = snakemake --cores $(CORES) --keep-going --rerun-triggers mtime --config profile=$(PROFILE) data="$(DATA)" --quiet rules host
 
 reproduce: setup  ## run the batch and make its tables and figures (PROFILE=demo, DATA=folder, ARGS=-n shows the plan)
 	$(SNAKEMAKE) $(ARGS)
+
+reference: setup  ## make a finished batch (PROFILE) the committed reference and renew the README tables
+	python -m rdlib.reference $(PROFILE)
+
+notebooks: setup  ## run every notebook top to bottom, keep the outputs, strip what changes by itself
+	cd notebooks && jupyter nbconvert --to notebook --execute --inplace --log-level ERROR *.ipynb
+	nbstripout --keep-output --keep-count \
+	  --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info" notebooks/*.ipynb
 
 test: setup  ## unit, parity and end-to-end tests, then the notebooks' committed outputs
 	pytest --durations=15 tests

@@ -24,11 +24,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 from torchvision import datasets
 from torchvision.transforms import functional as TF
 
 from rdlib.config import NOVELTY_DATASETS, Config
 from rdlib.errors import InputError
+from rdlib.metrics import EIGHT_NEIGHBOURS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -188,7 +190,7 @@ def _decode(item: Item, cfg: Config) -> _Decoded:
     if not original.any():
         raise DataError(f"{item.mask}: mask is empty, but its folder says the image is anomalous")
     small = resize_mask(mask, cfg.image_size, cfg.mask_rule)
-    return _Decoded(resized, small, _vanished(original, small))
+    return _Decoded(resized, small, _vanished(original, cfg))
 
 
 def read_image(path: Path) -> Image.Image:
@@ -226,10 +228,11 @@ def resize_mask(mask: Image.Image, size: int, rule: str) -> NDArray:
     return values > (127 if rule == "over_half" else 0)
 
 
-def _vanished(original: NDArray, small: NDArray) -> int:
-    from rdlib.metrics import count_regions
-
-    return max(0, count_regions(original) - count_regions(small))
+def _vanished(original: NDArray, cfg: Config) -> int:
+    """Regions of the original mask (H, W) of which no pixel is left at the run's resolution."""
+    regions, count = ndimage.label(original, EIGHT_NEIGHBOURS)
+    alone = (Image.fromarray(np.where(regions == r, 255, 0).astype(np.uint8)) for r in range(1, count + 1))
+    return sum(not resize_mask(region, cfg.image_size, cfg.mask_rule).any() for region in alone)
 
 
 def _stack(folder: Path, items: list[Item], decoded: dict[Path, _Decoded]) -> ImageSet:

@@ -30,7 +30,7 @@ COST = {"experiment": "cost", "measure": True, "save_maps": False}
 
 def demo() -> dict[str, list[Parameters]]:
     """Embedded photographs with synthetic defects, scikit-learn's digits, EfficientNet-Lite teachers."""
-    base = {"dataset": "demo", "teacher": "efficientnet_lite0", "image_size": 128, "epochs": 20}
+    base = {"dataset": "demo", "teacher": "efficientnet_lite0", "image_size": 128, "epochs": 15}
     main = _grid(base | BEST_ON_TEST, category=DEMO_CATEGORIES, seed=(0, 1))
     few = {"category": ("brick", "coin"), "seed": (0,)}
     digits = {

@@ -79,10 +79,12 @@ def au_pro_per_image(*, masks: NDArray, maps: NDArray, max_fpr: float = 0.3, thr
     """PRO as in the official RD4AD code: for each anomalous image by itself, then the mean over images.
 
     masks: (N, H, W) bool; maps: (N, H, W)
-    returns: [0, 1]; NaN if no image has a region
+    returns: [0, 1]; the mean over the anomalous images whose PRO is defined (see `image_pro`), NaN if there is none
     """
+    _check_maps(masks, maps)
     values = [image_pro(mask=mask, map=m, max_fpr=max_fpr, thresholds=thresholds) for mask, m in zip(masks, maps) if mask.any()]
-    return float(np.mean(values)) if values else float("nan")
+    defined = [v for v in values if not np.isnan(v)]
+    return float(np.mean(defined)) if defined else float("nan")
 
 
 def image_pro(*, mask: NDArray, map: NDArray, max_fpr: float = 0.3, thresholds: int = 200) -> float:
@@ -90,9 +92,10 @@ def image_pro(*, mask: NDArray, map: NDArray, max_fpr: float = 0.3, thresholds: 
     `max_fpr` kept and divided by the largest kept one, trapezoids between.
 
     mask: (H, W) bool with at least one region; map: (H, W)
-    returns: [0, 1]; NaN if fewer than two thresholds, or none with a false positive, stay below `max_fpr`
+    returns: [0, 1]; NaN if the map is constant, no pixel is normal, or fewer than two thresholds (or none with a false
+        positive) stay below `max_fpr`
     """
-    if map.min() == map.max():
+    if map.min() == map.max() or mask.all():
         return float("nan")
     step = (map.max() - map.min()) / thresholds
     cuts = np.arange(map.min(), map.max(), step)
@@ -118,9 +121,7 @@ class _Curve:
     """
 
     def __init__(self, masks: NDArray, maps: NDArray) -> None:
-        if masks.shape != maps.shape or masks.ndim != 3:
-            raise ValueError(f"masks {masks.shape} and maps {maps.shape} must have one shape (N, H, W)")
-        _check_scores(maps)
+        _check_maps(masks, maps)
         scores = np.ascontiguousarray(maps).ravel()
         order = np.argsort(-scores, kind="stable")
         scores = scores[order]
@@ -179,6 +180,12 @@ def _overlap_weights(masks: NDArray) -> tuple[NDArray, int]:
 def _share_above(values: NDArray, cuts: NDArray) -> NDArray:
     """Share of `values` greater than each cut."""
     return 1 - np.searchsorted(np.sort(values), cuts, side="right") / len(values)
+
+
+def _check_maps(masks: NDArray, maps: NDArray) -> None:
+    if masks.shape != maps.shape or masks.ndim != 3:
+        raise ValueError(f"masks {masks.shape} and maps {maps.shape} must have one shape (N, H, W)")
+    _check_scores(maps)
 
 
 def _check_scores(scores: NDArray) -> None:

@@ -7,7 +7,7 @@ The rule of the verdict (`verdict`) is stated in every table notebook.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -424,6 +424,11 @@ def effect_summary(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 # --- Numbers, text, files ------------------------------------------------------------------------------------------
+
+
+def by_column(cells: Sequence[Cell]) -> list[Cell]:
+    """The same cells one below the other, each row named by row and column: for a table of few rows."""
+    return [replace(c, row=f"{c.row}, {c.column}", column="") for c in cells]
 
 
 def frame(cells: Sequence[Cell]) -> pd.DataFrame:
