@@ -37,7 +37,7 @@ def demo() -> dict[str, list[Parameters]]:
         "dataset": "digits",
         "teacher": "efficientnet_lite0",
         "image_size": 32,
-        "epochs": 20,
+        "epochs": 15,
         "normalise": "imagenet",
         "save_maps": False,
     }
