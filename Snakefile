@@ -26,6 +26,8 @@ REPORTS = {
     "08_figures": (["mvtec", "baselines"], ["figures/fig1_conventional_vs_reverse.png", "figures/fig7_histograms.png"]),
     "09_deviations": (["mvtec", "deviations"], ["tables/deviations.csv", "figures/deviations.png"]),
 }
+# Without any run of its first table (no MVTec category under DATA, say) a notebook has nothing to tell.
+REPORTS = {notebook: report for notebook, report in REPORTS.items() if TABLES[report[0][0]]}
 
 
 def result(run_id):

@@ -16,6 +16,9 @@ from rdlib.config import Config
 from rdlib.data import ImageSet
 from rdlib.distance import distance_maps
 from rdlib.fit import autocast, chunks, device_of
+from rdlib.metrics import image_score
+
+__all__ = ["Scores", "anomaly_map", "image_score", "score", "smooth", "upsample"]
 
 
 @dataclass(frozen=True)

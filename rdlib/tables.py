@@ -208,10 +208,9 @@ def categories_of(dataset: str, runs: Iterable[Run]) -> list[str]:
     return list(MVTEC_COUNTS) if dataset == "mvtec" else sorted(there)
 
 
-def over_categories(runs: list[Run], get: Get, dataset: str, bootstrap: bool = False) -> Ours | None:
-    """Average over the categories that were run; the number of categories shows in the table's caption."""
-    present = [c for c in categories_of(dataset, runs) if any(r["config"]["category"] == c for r in runs)]
-    return average([summarise([r for r in runs if r["config"]["category"] == c], get, bootstrap) for c in present])
+def over_categories(runs: list[Run], get: Get, categories: Sequence[str], bootstrap: bool = False) -> Ours | None:
+    """Average over these categories, so that rows of one table are about the same ones; None unless all were run."""
+    return average([summarise([r for r in runs if r["config"]["category"] == c], get, bootstrap) for c in categories])
 
 
 # --- The tables ---------------------------------------------------------------------------------------------------
@@ -256,7 +255,7 @@ def methods_table(runs: list[Run]) -> list[Cell]:
         Cell(
             METHOD_NAMES[m],
             name,
-            over_categories([r for r in found if r["config"]["category"] in shared], metric(name), setting["dataset"]),
+            over_categories(found, metric(name), shared),
         )
         for m, found in chosen.items()
         for name in ("image_auroc", "pixel_auroc", "au_pro_per_image", "au_pro")
@@ -277,24 +276,25 @@ def ablation_rows(runs: list[Run]) -> dict[str, list[Cell]]:
     main = choose(runs, **setting)
     bottlenecks = {"pre": "Pre (pre-trained bottleneck)", "oce": "Pre+OCE", "mff+oce": "Pre+OCE+MFF (full model)"}
     backbones = {"resnet18": "Ours, ResNet18", "resnet50": "Ours, ResNet50", "wide_resnet50_2": "Ours, WResNet50"}
+    done = [c for c in categories_of(dataset, runs) if any(r["config"]["category"] == c for r in main)]
     used = sorted({r["config"]["teacher"] for r in choose(runs, dataset=dataset, image_size=size)})
     tables: dict[str, list[Cell]] = {"table5_bottleneck": [], "table6_scales": [], "table7_backbones": []}
     for paper_metric, name in PAPER_METRICS.items():
         for bottleneck, method in bottlenecks.items():
             found = choose(runs, **setting, bottleneck=bottleneck)
             tables["table5_bottleneck"].append(
-                _average_cell(found, dataset, method, paper_metric, metric(name), "Table 5", method, teacher == "wide_resnet50_2")
+                _average_cell(found, done, method, paper_metric, metric(name), "Table 5", method, teacher == "wide_resnet50_2")
             )
         for key in ("M1", "M2", "M3", "M2+M3", "M1+M2+M3"):
             method = "M1,M2,M3 (full model)" if key == "M1+M2+M3" else key.replace("+", ",")
             get = _scale_metric(key, name)
             tables["table6_scales"].append(
-                _average_cell(main, dataset, key, paper_metric, get, "Table 6", method, teacher == "wide_resnet50_2")
+                _average_cell(main, done, key, paper_metric, get, "Table 6", method, teacher == "wide_resnet50_2")
             )
         for backbone in dict.fromkeys([*backbones, *used]):
             found = choose(runs, dataset=dataset, image_size=size, teacher=backbone)
             method = backbones.get(backbone, "")
-            tables["table7_backbones"].append(_average_cell(found, dataset, backbone, paper_metric, metric(name), "Table 7", method, True))
+            tables["table7_backbones"].append(_average_cell(found, done, backbone, paper_metric, metric(name), "Table 7", method, True))
     return tables
 
 
@@ -302,11 +302,13 @@ def _scale_metric(key: str, name: str) -> Get:
     return lambda run: run["by_scales"].get(key, {}).get(name)
 
 
-def _average_cell(found: list[Run], dataset: str, row: str, column: str, get: Get, table: str, method: str, same_teacher: bool) -> Cell:
+def _average_cell(
+    found: list[Run], categories: list[str], row: str, column: str, get: Get, table: str, method: str, same_teacher: bool
+) -> Cell:
     """A cell averaged over categories; the same setting only if all fifteen MVTec categories at 256 px are there."""
     paper, evidence = paper_value(table=table, metric=column, method=method)
-    complete = {r["config"]["category"] for r in found} >= set(MVTEC_COUNTS) and all(r["config"]["image_size"] == 256 for r in found)
-    return Cell(row, column, over_categories(found, get, dataset), paper, evidence, same=same_teacher and complete)
+    complete = set(categories) == set(MVTEC_COUNTS) and all(r["config"]["image_size"] == 256 for r in found)
+    return Cell(row, column, over_categories(found, get, categories), paper, evidence, same=same_teacher and complete)
 
 
 def novelty_table(runs: list[Run]) -> list[Cell]:
@@ -346,11 +348,13 @@ def novelty_classes(runs: list[Run]) -> list[Cell]:
 # --- What moves the number --------------------------------------------------------------------------------------------
 
 
-def factor_effects(runs: list[Run], bases: list[Run], names: Sequence[str], leave: Sequence[str] = ()) -> pd.DataFrame:
+def factor_effects(
+    runs: list[Run], bases: list[Run], names: Sequence[str], leave: Sequence[str] = (), only: Sequence[str] = ()
+) -> pd.DataFrame:
     """Each run that differs from a base run in exactly one value, minus that base: one factor at a time, paired.
 
     Pairs share data set, category and seed, and so their random numbers (`Config.torch_seed`).
-    names: metrics; leave: configuration values that are no factors here
+    names: metrics; leave: configuration values that are no factors here; only: the only ones that are (if any)
     returns: factor ("loss = pixel"), metric, category, seed, effect (points), run, base
     """
     rows = []
@@ -358,6 +362,8 @@ def factor_effects(runs: list[Run], bases: list[Run], names: Sequence[str], leav
         for run in runs:
             changed = [k for k, v in run["config"].items() if v != base["config"][k]]
             if len(changed) != 1 or changed[0] in ("category", "normal_class", "seed", "experiment", *leave):
+                continue
+            if only and changed[0] not in only:
                 continue
             size = "" if changed[0] == "image_size" else f" (at {base['config']['image_size']} px)"
             for name in names:

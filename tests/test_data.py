@@ -203,6 +203,14 @@ def test_regions_that_vanish_are_counted(tmp_path, rule, lost):
     assert load(folder, config(mask_rule=rule)).notes == {"vanished_regions": lost}
 
 
+def test_regions_that_merge_have_not_vanished(tmp_path):
+    folder = mvtec_folder(tmp_path / "made_up", bad=1, size=(256, 256))
+    two = np.asarray(mask((256, 256), (10, 10, 200, 100))).copy()
+    two[:, 100] = 0  # a gap of one pixel, lost at 32 px
+    save(Image.fromarray(two), folder / "ground_truth/hole/000_mask.png")
+    assert load(folder).notes == {"vanished_regions": 0}
+
+
 # --- The manifest -------------------------------------------------------------------------------------------------
 
 

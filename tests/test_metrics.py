@@ -323,6 +323,13 @@ def test_image_pro_is_undefined_for_a_constant_map_and_without_false_positives()
     assert np.isnan(metrics.image_pro(mask=mask, map=row(5, 0, 0)[0]))  # FPR is 0 at every threshold
 
 
+def test_pro_per_image_is_the_mean_over_images_where_it_is_defined():
+    masks = np.repeat(row(*[0] * 10, 1, dtype=bool), 2, axis=0)
+    maps = np.concatenate([row(*range(10), 8.5), row(*[4] * 11)])  # 1/2 by hand (see above), and constant
+    assert metrics.au_pro_per_image(masks=masks, maps=maps) == pytest.approx(1 / 2)
+    assert np.isnan(metrics.au_pro_per_image(masks=masks[1:], maps=maps[1:]))
+
+
 def test_image_pro_is_undefined_without_a_normal_pixel():
     assert np.isnan(metrics.image_pro(mask=np.ones((2, 2), bool), map=np.arange(4.0).reshape(2, 2)))
 

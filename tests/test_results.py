@@ -96,12 +96,24 @@ def test_undefined_is_null_with_the_reason(tmp_path, label, counts):
 
 
 def test_the_reason_is_the_right_one_where_both_kinds_are_there(tmp_path):
-    """The official PRO of an image whose map is constant is undefined, however many images there are."""
+    """The official PRO of constant maps is undefined, however many images there are."""
     scores = made_up_scores()
-    scores.scale_maps[:, 1] = 0.5
+    scores.scale_maps[:] = 0.5
     written = write(tmp_path, scores=scores)
-    assert written["metrics"]["au_pro_per_image"] is None and list(written["undefined"]) == ["au_pro_per_image"]
-    assert "both kinds" not in written["undefined"]["au_pro_per_image"]
+    assert written["metrics"]["image_auroc"] == 0.5 and written["metrics"]["au_pro_per_image"] is None
+    assert list(written["undefined"]) == ["au_pro_per_image"] and "both kinds" not in written["undefined"]["au_pro_per_image"]
+
+
+def test_the_thin_pro_curve_has_the_area_of_the_whole_one(tmp_path):
+    written = write(tmp_path)
+    fpr, pro = written["pro_curve"]["fpr"], written["pro_curve"]["pro"]
+    assert (fpr[0], fpr[-1]) == (0, 0.3) and len(fpr) == len(pro)
+    assert np.trapezoid(pro, fpr) / 0.3 == pytest.approx(written["metrics"]["au_pro"], abs=0.01)
+    assert "pro_curve" not in write(tmp_path / "no_masks", scores=made_up_scores(masks=False))
+
+
+def test_images_say_how_large_their_anomaly_is(tmp_path):
+    assert [i["anomalous_pixels"] for i in write(tmp_path)["images"]] == [0, 20] * 3
 
 
 def test_runs_are_read_in_the_order_of_their_ids(tmp_path):

@@ -18,7 +18,7 @@ from rdlib import evaluate, metrics, results
 from rdlib.config import Config
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "au_pro", "au_pro_per_image")
-TINY = {"dataset": "mvtec", "category": "made_up", "image_size": 64, "epochs": 2, "batch_size": 4, "threads": 1}
+TINY = {"dataset": "mvtec", "category": "made_up", "image_size": 64, "epochs": 6, "batch_size": 4, "threads": 1}
 DIGITS = {"dataset": "digits", "normal_class": 3, "image_size": 32, "epochs": 1, "threads": 1}
 
 
@@ -134,9 +134,9 @@ def test_every_metric_of_a_folder_with_masks_is_there(calls):
 
 
 def test_plain_anomalies_are_found(calls):
-    """A bright square on grey: two epochs are enough."""
+    """A bright square on grey: six epochs are enough."""
     assert calls["first"].result["metrics"]["image_auroc"] == 1
-    assert calls["first"].result["metrics"]["pixel_auroc"] > 0.8
+    assert calls["first"].result["metrics"]["pixel_auroc"] > 0.9
 
 
 def test_images_losses_timing_and_provenance_are_there(calls):
@@ -145,7 +145,7 @@ def test_images_losses_timing_and_provenance_are_there(calls):
         (f"test/{d}/00{n}.png", d == "hole") for d in ("good", "hole") for n in range(3)
     ]
     assert all(math.isfinite(i["score"]) for i in result["images"])
-    assert len(result["losses"]) == 2 and result["losses"][1] < result["losses"][0]
+    assert len(result["losses"]) == 6 and result["losses"][-1] < result["losses"][0]
     assert result["data"] == {"train_images": 8, "test_images": 6, "test_anomalous": 3, "vanished_regions": 0}
     assert set(result["timing"]) == {"load_s", "fit_s", "score_s", "metrics_s"} and all(v >= 0 for v in result["timing"].values())
     assert result["provenance"]["threads"] == 1 and len(result["provenance"]["teacher_sha256"]) == 64
