@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rdlib.config import MVTEC_COUNTS, Config
+from rdlib.config import DATASET_DEFAULTS, MVTEC_COUNTS, Config
 from rdlib.errors import InputError
 
 Parameters = dict[str, Any]
@@ -147,7 +147,8 @@ def apply(base: Parameters, change: Parameters) -> Parameters:
     if isinstance(change.get("epochs"), float):
         change = change | {"epochs": max(1, round(base["epochs"] * change["epochs"]))}
     if "normalise" in change:  # the other one of the two
-        change = change | {"normalise": "imagenet" if base.get("normalise", "none") == "none" else "none"}
+        own = base.get("normalise", DATASET_DEFAULTS[base["dataset"]].get("normalise", "imagenet"))
+        change = change | {"normalise": "imagenet" if own == "none" else "none"}
     return base | change
 
 
