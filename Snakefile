@@ -42,12 +42,9 @@ def flags(run_id):
     return " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in values.items())
 
 
-def papermill(notebook, executed, flags):
-    """Run a notebook; on failure show the end of its log, which is the sentence that says why."""
-    return (
-        f"papermill --no-progress-bar notebooks/{notebook}.ipynb {executed} {flags} > {{log}} 2>&1"
-        " || {{ tail -n 3 {log} >&2; exit 1; }}"
-    )
+# On failure show the end of the log, which is the sentence that says why.
+PAPERMILL = "papermill --no-progress-bar notebooks/{params.notebook}.ipynb {params.executed} {params.flags} > {log} 2>&1"
+PAPERMILL += " || {{ tail -n 3 {log} >&2; exit 1; }}"
 
 
 rule all:
@@ -59,12 +56,14 @@ rule run:
     output:
         OUT + "/runs/{run_id}/result.json",
     params:
+        notebook="02_run",
+        executed=lambda wildcards: f"{OUT}/executed/runs/{wildcards.run_id}.ipynb",
         flags=lambda wildcards: flags(wildcards.run_id),
     log:
         OUT + "/executed/runs/{run_id}.log",
     threads: lambda wildcards: workflow.cores if RUNS[wildcards.run_id].get("measure") else 1
     shell:
-        papermill("02_run", OUT + "/executed/runs/{wildcards.run_id}.ipynb", "{params.flags}")
+        PAPERMILL
 
 
 for notebook, (needed, written) in REPORTS.items():
@@ -78,10 +77,14 @@ for notebook, (needed, written) in REPORTS.items():
         output:
             f"{OUT}/executed/{notebook}.ipynb",
             [f"{OUT}/{file}" for file in written],
+        params:
+            notebook=notebook,  # bound here: the shell command is put together after the loop
+            executed=f"{OUT}/executed/{notebook}.ipynb",
+            flags=f"-p results_dir {OUT} -p out_dir {OUT}",
         log:
             f"{OUT}/executed/{notebook}.log",
         shell:
-            papermill(notebook, "{output[0]}", f"-p results_dir {OUT} -p out_dir {OUT}")
+            PAPERMILL
 
 
 rule compare:

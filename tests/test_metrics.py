@@ -229,6 +229,15 @@ def test_image_pro_by_hand():
     assert metrics.image_pro(mask=mask, map=row(*range(10), 9.5)[0]) == pytest.approx(1)
 
 
+def test_image_pro_takes_what_is_greater_than_200_thresholds_from_the_minimum():
+    """Maps from 0 to 200 have the thresholds 0, 1, .. 199."""
+    mask = row(*[0] * 10, 1, 1, dtype=bool)[0]
+    # At 199 only the region's 200 is greater, so FPR 0 has overlap 1, as have 0.1 and 0.2 (not greater-or-equal, not 198).
+    assert metrics.image_pro(mask=mask, map=row(199, 150, *[100] * 7, 0, 200, 200)[0]) == pytest.approx(1)
+    # At 0 the FPR is 0.2 and all of the region is found; from 1 on 0.1 and half, from 100 on 0 and half.
+    assert metrics.image_pro(mask=mask, map=row(100, 0.25, *[0] * 8, 200, 0.5)[0]) == pytest.approx((1 / 2 + (1 / 2 + 1) / 2) / 2)
+
+
 def test_regions_touch_at_corners():
     diagonal = np.eye(3, dtype=bool)
     assert metrics.count_regions(diagonal) == 1
