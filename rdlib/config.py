@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import math
 import re
 from dataclasses import dataclass
 from types import ModuleType
@@ -126,13 +127,15 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field.name, field.type, getattr(self, field.name))
+            if field.type == "float":  # papermill gives an int for "1": one run id for 1 and 1.0
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
         for name in CHOICES:
             _choose(name, getattr(self, name))
         for name in POSITIVE:
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name}={getattr(self, name)!r}: must be greater than 0")
         for name in AT_LEAST_ZERO:
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name}={getattr(self, name)!r}: must be 0 or greater")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
@@ -144,6 +147,8 @@ class Config:
                 f"epochs={self.epochs}: method {self.method!r} {'trains nothing, epochs must be 0' if self.epochs else 'needs 1 or more'}"
             )
         self._check_what_is_normal()
+        if not self.experiment:
+            raise InputError("experiment='': must not be empty, it begins the run id")
         for name in ("category", "experiment", "label"):
             value = getattr(self, name)
             if not re.fullmatch(r"[A-Za-z0-9_.]*", value) or value.startswith("."):
@@ -153,6 +158,8 @@ class Config:
         if self.dataset in NOVELTY_DATASETS:
             if self.normal_class is None or not 0 <= self.normal_class <= 9:
                 raise InputError(f"normal_class={self.normal_class!r}: dataset {self.dataset!r} needs one of 0..9")
+        elif self.normal_class is not None:
+            raise InputError(f"normal_class={self.normal_class!r}: dataset {self.dataset!r} takes a category instead")
         elif not self.category:
             raise InputError(f"category={self.category!r}: dataset {self.dataset!r} needs one, for example 'bottle'")
 
@@ -255,6 +262,8 @@ def from_notebook(namespace: dict[str, Any]) -> tuple[Config, Where]:
         expected = type(getattr(Where, name))
         if type(given[name]) is not expected:
             raise InputError(f"{name}={given[name]!r}: expected {expected.__name__}, got {type(given[name]).__name__}")
+        if expected is int and given[name] < 0:
+            raise InputError(f"{name}={given[name]!r}: must be 0 or greater")
     cfg = Config.create(**{k: v for k, v in given.items() if k not in places})
     return cfg, Where(**{k: v for k, v in given.items() if k in places})
 
@@ -267,7 +276,7 @@ def parse_scales(value: Any) -> tuple[int, ...]:
         if not re.fullmatch(r"[\[(]?\s*M?\d(\s*[,+ ]\s*M?\d)*\s*[\])]?", value):
             raise InputError(f"scales={value!r}: give scale numbers, for example '1,2,3' or 'M2+M3'")
         value = [int(n) for n in re.findall(r"\d", value)]
-    scales = tuple(value)
+    scales = tuple(value) if isinstance(value, list | tuple) else ()
     if not scales or any(not isinstance(k, int) or k < 1 for k in scales) or list(scales) != sorted(set(scales)):
         raise InputError(f"scales={value!r}: distinct scale numbers from 1, shallow to deep, for example (1, 2, 3)")
     return scales

@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,7 +126,10 @@ def find_items(folder: Path) -> tuple[list[Item], list[Item], list[str]]:
     problems: list[str] = []
     train = [Item(p, "good") for p in _images_in(folder / "train/good", problems)]
     test = []
-    for defect in sorted(p for p in (folder / "test").iterdir() if p.is_dir()):
+    there = sorted(p for p in (folder / "test").iterdir() if not p.name.startswith("."))
+    problems += [f"{p}: unexpected file; images belong into test/good or test/<defect>" for p in there if not p.is_dir()]
+    problems += [f"{p}: masks of a defect without images in {folder / 'test'}" for p in _extra_masks(folder)]
+    for defect in [p for p in there if p.is_dir()]:
         images = _images_in(defect, problems)
         masks = {} if defect.name == "good" else _masks_of(folder / "ground_truth" / defect.name, problems)
         for path in images:
@@ -142,6 +146,13 @@ def find_items(folder: Path) -> tuple[list[Item], list[Item], list[str]]:
         f"{p}: unexpected folder in train (only train/good is used)" for p in sorted((folder / "train").iterdir()) if p.name != "good"
     ]
     return train, test, problems
+
+
+def _extra_masks(folder: Path) -> list[Path]:
+    """Folders of ground truth that belong to no folder of test images."""
+    truth = folder / "ground_truth"
+    found = sorted(p for p in truth.iterdir() if not p.name.startswith(".")) if truth.is_dir() else []
+    return [p for p in found if not (folder / "test" / p.name).is_dir()]
 
 
 def _images_in(folder: Path, problems: list[str]) -> list[Path]:
@@ -211,7 +222,7 @@ def read_mask(path: Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return Image.fromarray(np.where(np.asarray(image.convert("I")) > 0, 255, 0).astype(np.uint8))
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be decoded ({error}); replace the file") from None
 
 
@@ -355,8 +366,11 @@ def _lay_out_cifar(cls: type, source: Path, target: Path) -> None:
 
     archive = source / cls.filename
     if archive.is_file():
-        with tarfile.open(archive) as tar:
-            tar.extractall(target.parent, filter="data")
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(target.parent, filter="data")
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{archive}: cannot be unpacked ({error}); replace the file") from None
     else:
         target.symlink_to(source.resolve(), target_is_directory=True)
 

@@ -69,4 +69,6 @@ def why_undefined(values: dict[str, float], scores: Scores) -> dict[str, str]:
     """A sentence for every metric that is NaN."""
     normal, anomalous = int((scores.labels == 0).sum()), int((scores.labels == 1).sum())
     reason = f"test set has {normal} normal and {anomalous} anomalous images; both kinds are needed"
+    if normal and anomalous:
+        reason = "no anomalous image has a map with false positives below the FPR limit"
     return {name: reason for name, value in values.items() if math.isnan(value)}

@@ -176,6 +176,8 @@ def load_teacher(name: str, normalise: str = "imagenet", weights: str | Path = "
     raises: InputError if the weights are neither on disk nor downloadable, or are not the published ones
         (the file's sha256 does not begin with the hash in torchvision's own file name)
     """
+    if name not in LITE_TEACHERS and name not in RESNETS:
+        raise InputError(f"teacher={name!r}: has no weights to load; pass your own module to build(cfg, teacher)")
     path = _lite_weights(name) if name in LITE_TEACHERS else _torchvision_weights(name, weights)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     expected = path.stem.rsplit("-", 1)[-1] if name in LITE_TEACHERS else _torchvision_hash(name)
@@ -206,7 +208,7 @@ def _torchvision_weights(name: str, weights: str | Path) -> Path:
         cached.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(_torchvision_url(name), str(cached), hash_prefix=_torchvision_hash(name), progress=False)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: what came has another hash
             raise InputError(
                 f"weights of {name} are neither on disk ({cached}) nor downloadable ({error}); download "
                 f"{_torchvision_url(name)} elsewhere and pass weights=FILE, or use teacher=efficientnet_lite0"

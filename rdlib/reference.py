@@ -47,7 +47,8 @@ def with_tables(text: str, reference: Path) -> str:
 
     def block(match: re.Match) -> str:
         profile, name = match["profile"], match["name"]
-        table = (reference / profile / "tables" / f"{name}.md").read_text(encoding="utf-8")
+        path = reference / profile / "tables" / f"{name}.md"
+        table = path.read_text(encoding="utf-8") if path.is_file() else f"{name} of profile {profile}: not run"
         return f"<!-- table {profile}/{name} -->\n{table.strip()}\n<!-- end -->"
 
     return re.sub(r"<!-- table (?P<profile>\w+)/(?P<name>\w+) -->\n.*?<!-- end -->", block, text, flags=re.S)

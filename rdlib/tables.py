@@ -483,8 +483,8 @@ def display_table(cells: Sequence[Cell], links: bool = False) -> pd.DataFrame:
     return shown.drop(columns=["difference"]) if "difference" in shown and not published_at_all else shown
 
 
-def paper_text(value: float | None, evidence: str) -> str:
-    return NOT_PUBLISHED if value is None or pd.isna(value) else f"{value:.1f}" + ("†" if evidence == "unverified" else "")
+def paper_text(value: float | None, evidence: str, digits: int = 1) -> str:
+    return NOT_PUBLISHED if value is None or pd.isna(value) else f"{value:.{digits}f}" + ("†" if evidence == "unverified" else "")
 
 
 def ours_text(ours: Ours | None) -> str:
