@@ -138,4 +138,5 @@ def _grid(kept: Kept, chosen: Choice, columns: dict[str, Source]) -> Figure:
         masks=[kept.mask(*pair) for pair in chosen],
         maps={name: np.stack([source(*pair) for pair in chosen]) for name, source in columns.items()},
         titles=[f"{category}\n{path.split('/')[1]}" for category, path in chosen],
+        note=plots.ATTRIBUTION[kept.runs[0]["config"]["dataset"]],
     )

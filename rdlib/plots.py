@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 
 sns.set_theme(context="paper", style="ticks", palette="colorblind")
 MAP_COLOURS = "inferno"
+ATTRIBUTION = {
+    "mvtec": "photographs: MVTec AD, © MVTec Software GmbH, CC BY-NC-SA 4.0 (Bergmann et al. 2019)",
+    "demo": "photographs: scikit-image; defects are synthetic",
+}
 
 
 def _show_in_notebooks() -> None:
@@ -35,10 +39,13 @@ def loss_curve(losses: Sequence[float]) -> Figure:
     return fig
 
 
-def map_grid(images: Sequence[NDArray], masks: Sequence[NDArray | None], maps: dict[str, NDArray], titles: Sequence[str]) -> Figure:
+def map_grid(
+    images: Sequence[NDArray], masks: Sequence[NDArray | None], maps: dict[str, NDArray], titles: Sequence[str], note: str = ""
+) -> Figure:
     """Rows: image | ground truth | one anomaly map per entry of `maps`. One colour scale per column of maps.
 
     images: N of (C, H, W) uint8; masks: N of (H, W) bool or None; maps: name -> (N, H, W)
+    note: printed below, such as the photographs' `ATTRIBUTION`
     """
     count = len(images)
     fig = Figure(figsize=(2.0 * (2 + len(maps)) + 0.6, 2.0 * count + 0.3), layout="constrained")
@@ -57,25 +64,14 @@ def map_grid(images: Sequence[NDArray], masks: Sequence[NDArray | None], maps: d
     axes[0, 1].set_title("ground truth")
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
+    if note:
+        fig.supxlabel(note, fontsize=7)
     return fig
 
 
 def show_image(ax, image: NDArray) -> None:
     """image: (1 or 3, H, W) uint8"""
     ax.imshow(np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0))
-
-
-def score_histogram(labels: NDArray, scores: NDArray, title: str = "") -> Figure:
-    """Histograms of the image scores of normal and anomalous test images (Fig. 7).
-
-    labels: (N,) 0 or 1; scores: (N,)
-    """
-    fig = Figure(figsize=(5, 2.6), layout="constrained")
-    ax = fig.subplots()
-    draw_histogram(ax, labels, scores)
-    ax.set(xlabel="image score", ylabel="test images", title=title)
-    ax.legend()
-    return fig
 
 
 def draw_histogram(ax, labels: NDArray, scores: NDArray) -> None:
@@ -85,21 +81,23 @@ def draw_histogram(ax, labels: NDArray, scores: NDArray) -> None:
     sns.despine(ax=ax)
 
 
-def method_bars(rows: Sequence[tuple[str, float | None, float | None, float]], labels: tuple[str, str] = ("paper", "ours")) -> Figure:
-    """Per-category bars, the paper's value beside ours with its standard deviation over seeds.
+def method_bars(rows: Sequence[tuple[str, float | None, float | None, float]]) -> Figure:
+    """Per-category bars, the paper's value (if any is published) beside ours with its standard deviation over seeds.
 
     rows: (category, paper or None, ours or None, std or NaN), per cent
     """
-    fig = Figure(figsize=(max(4.0, 0.55 * len(rows) + 1.5), 3.0), layout="constrained")
+    names, paper, ours, std = ([np.nan if v is None else v for v in column] for column in zip(*rows))
+    fig = Figure(figsize=(max(4.0, 0.5 * len(rows) + 1.5), 3.0), layout="constrained")
     ax = fig.subplots()
-    x = np.arange(len(rows))
-    values = [[np.nan if v is None else v for v in column] for column in zip(*[(r[1], r[2]) for r in rows])]
-    ax.bar(x - 0.2, values[0], 0.4, label=labels[0], color="0.75")
-    ax.bar(x + 0.2, values[1], 0.4, label=labels[1], yerr=[r[3] for r in rows], capsize=2)
-    low = np.nanmin([v for column in values for v in column])
-    ax.set(xticks=x, ylabel="%", ylim=(max(0, 10 * np.floor(low / 10 - 0.5)), 101))
-    ax.set_xticklabels([r[0] for r in rows], rotation=45, ha="right")
-    ax.legend(loc="lower right", title="error bar: std over seeds")
+    x, shift = np.arange(len(rows)), 0.2 if np.isfinite(paper).any() else 0.0
+    if shift:
+        ax.bar(x - shift, paper, 0.4, label="paper", color="0.75")
+    spread = " (error bar: std over seeds)" if np.isfinite(std).any() else ""
+    ax.bar(x + shift, ours, 0.4, label=f"ours{spread}", yerr=std if spread else None, capsize=2)
+    low = np.nanmin([*paper, *ours])
+    ax.set(xticks=x, ylabel="image AUROC, %", ylim=(max(0, 10 * np.floor(low / 10 - 0.5)), 101))
+    ax.set_xticklabels(names, rotation=45, ha="right")
+    fig.legend(loc="outside upper right", ncols=2, frameon=False)
     sns.despine(fig)
     return fig
 

@@ -57,4 +57,4 @@ class Report:
     @staticmethod
     def _show(shown: pd.DataFrame, caption: str) -> None:
         note = f"\n\n{tables.FOOTNOTE}" if shown.map(lambda t: "†" in str(t)).any().any() else ""
-        display(Markdown(f"**{caption}**\n\n{shown.to_markdown()}{note}"))
+        display(Markdown(f"**{caption}**\n\n{shown.to_markdown(disable_numparse=True)}{note}"))

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from rdlib.config import Config
 from rdlib.errors import InputError
-from rdlib.evaluate import METRICS, evaluate, evaluate_image_rules, evaluate_scales, image_scores, thin_pro_curve, why_undefined
+from rdlib.evaluate import evaluate, evaluate_image_rules, evaluate_scales, image_scores, thin_pro_curve, why_undefined
 from rdlib.paths import PACKAGE, project_root
 
 if TYPE_CHECKING:  # not at run time: reading results must not load torch
@@ -290,12 +290,3 @@ def telling_images(result: dict[str, Any], each: int = 2) -> list[int]:
     order = np.argsort([i["score"] for i in result["images"]], kind="stable")
     anomalous, normal = order[labels[order] == 1], order[labels[order] == 0]
     return [*anomalous[:each].tolist(), *anomalous[::-1][:each].tolist(), *normal[::-1][:each].tolist()]
-
-
-def run_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row per run: run_id, every configuration value, every metric (fractions)."""
-    rows = [
-        {"run_id": r["run_id"], **r["config"], "scales": "+".join(f"M{k}" for k in r["config"]["scales"]), **r["metrics"]} for r in runs
-    ]
-    columns = ["run_id", *Config.__dataclass_fields__, *METRICS]
-    return pd.DataFrame(rows, columns=columns)

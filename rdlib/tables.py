@@ -160,6 +160,13 @@ def paper_methods(table: str, metric_name: str, resolution: int) -> pd.DataFrame
     return wide.loc[order, list(dict.fromkeys(rows["method"]))].fillna("–")
 
 
+def other_reproductions(metric_name: str) -> pd.DataFrame:
+    """Other people's RD4AD runs (per cent): one row per category, one column per source."""
+    rows = pd.read_csv(PACKAGE / "paper" / "other_reproductions.csv").query("metric == @metric_name and dataset == 'MVTec AD'")
+    wide = rows.pivot_table(index="category", columns="method", values="value", sort=False)
+    return wide.loc[[c for c in MVTEC_COUNTS if c in wide.index]].map(lambda v: "–" if pd.isna(v) else f"{v:.1f}")
+
+
 # --- Choosing runs ------------------------------------------------------------------------------------------------
 
 
@@ -507,7 +514,7 @@ def write_frame(
     html = shown.to_html() if linked is None else linked.to_html(escape=False)
     texts = {
         "csv": numbers.to_csv(index=False, float_format="%.4f"),
-        "md": f"{caption}\n\n{shown.to_markdown()}\n{note}",
+        "md": f"{caption}\n\n{shown.to_markdown(disable_numparse=True)}\n{note}",
         "tex": shown.to_latex(caption=caption.replace("%", r"\%"), escape=True),
         "html": f"<p>{caption}</p>\n{html}\n<p>{note.strip()}</p>\n",
     }

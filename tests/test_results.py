@@ -292,14 +292,6 @@ def test_provenance_traces_a_number():
 # --- Tables of runs -----------------------------------------------------------------------------------------------
 
 
-def test_run_table_is_one_row_per_run(tmp_path):
-    runs = [write(tmp_path, config(seed=s)) for s in (0, 1)]
-    table = results.run_table(runs)
-    assert table["run_id"].tolist() == [r["run_id"] for r in runs] and table["seed"].tolist() == [0, 1]
-    assert table["scales"].tolist() == ["M1+M2+M3"] * 2
-    assert table["image_auroc"].tolist() == [r["metrics"]["image_auroc"] for r in runs]
-
-
 def test_metrics_table_is_in_per_cent():
     table = results.metrics_table({"metrics": {"image_auroc": 0.98765, "image_ap": None}})
     assert table["%"].to_dict() == {"image_auroc": "98.77", "image_ap": "undefined"}
