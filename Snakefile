@@ -7,7 +7,7 @@ from snakemake.exceptions import WorkflowError
 from rdlib import experiments
 
 PROFILE = config.get("profile", "demo")
-DATA = str(config.get("data", ""))
+DATA = str(config.get("data") or "")  # snakemake reads an empty value as None
 OUT = f"results/{PROFILE}"
 REFERENCE = f"results/reference/{PROFILE}"
 

@@ -230,7 +230,7 @@ _WEIGHTS = {"resnet18": "resnet18-f37072fd.pth", "resnet50": "resnet50-0676ba61.
 
 def missing(profile: str, data: str = "") -> list[str]:
     """What a profile needs and is not here: data sets and teacher weights, one line each with the mend."""
-    if profile == "demo":
+    if not tables(profile, data) or profile == "demo":  # `tables` refuses an unknown profile
         return []
     found = find_data(data)
     if profile == "cpu":

@@ -70,7 +70,8 @@ def typical(runs: list[Run]) -> Choice:
     if len(runs) == 1:
         ranked = ranked_by_area(runs[0])
         return [(runs[0]["config"]["category"], ranked[i]) for i in np.linspace(0, len(ranked) - 1, min(ROWS, len(ranked))).astype(int)]
-    return [(r["config"]["category"], ranked_by_area(r)[len(ranked_by_area(r)) // 2]) for r in runs][:ROWS]
+    ranked = {r["config"]["category"]: ranked_by_area(r) for r in runs}
+    return [(category, paths[len(paths) // 2]) for category, paths in ranked.items() if paths][:ROWS]
 
 
 def smallest(runs: list[Run]) -> Choice:

@@ -6,6 +6,7 @@ The rule of the verdict (`verdict`) is stated in every table notebook.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -187,7 +188,7 @@ def choose(runs: Iterable[Run], **where: Any) -> list[Run]:
     Reverse distillation unless `method` is named. The cost runs of Table 3 (another experiment) are left out, and so is
     `normalise` from what counts as a departure: each profile sets it for its teacher.
     """
-    where = {"method": "reverse", "experiment": "main"} | where
+    where = {"method": "reverse", "experiment": "main", "label": ""} | where
     named = set(where) | {"normalise"}
     return [r for r in runs if all(r["config"][k] == v for k, v in where.items()) and not departures(r) - named]
 
@@ -198,15 +199,13 @@ def dataset_of(runs: Iterable[Run]) -> str:
 
 
 def main_setting(runs: list[Run]) -> dict[str, Any]:
-    """Data set, teacher and resolution of the profile: those of the most runs on MVTec or the demo set."""
+    """Data set, teacher, resolution and epochs of the profile: those of the most runs on MVTec or the demo set."""
+    names = ("teacher", "image_size", "epochs")
     dataset = dataset_of(runs)
-    keys = [
-        (r["config"]["teacher"], r["config"]["image_size"]) for r in choose(runs, dataset=dataset) if r["config"]["bottleneck"] == "mff+oce"
-    ]
+    keys = [tuple(r["config"][n] for n in names) for r in choose(runs, dataset=dataset)]
     if not keys:
-        return {"dataset": "mvtec", "teacher": "wide_resnet50_2", "image_size": 256}
-    teacher, size = max(sorted(set(keys)), key=lambda k: (keys.count(k), k[1]))
-    return {"dataset": dataset, "teacher": teacher, "image_size": size}
+        return {"dataset": "mvtec", "teacher": "wide_resnet50_2", "image_size": 256, "epochs": 200}
+    return {"dataset": dataset} | dict(zip(names, max(sorted(set(keys)), key=lambda k: (keys.count(k), k[1]))))
 
 
 def categories_of(dataset: str, runs: Iterable[Run]) -> list[str]:
@@ -228,8 +227,8 @@ def category_table(runs: list[Run], paper_metric: str, *, dataset: str, resoluti
 
     paper_metric: image_AUROC, pixel_AUROC or PRO
     """
-    teacher = main_setting(runs)["teacher"]
-    chosen = choose(runs, dataset=dataset, image_size=resolution, teacher=teacher)
+    teacher, epochs = (main_setting(runs)[k] for k in ("teacher", "epochs"))
+    chosen = choose(runs, dataset=dataset, image_size=resolution, teacher=teacher, epochs=epochs)
     name = PAPER_METRICS[paper_metric]
     ours = {
         c: summarise([r for r in chosen if r["config"]["category"] == c], metric(name), bootstrap=name == "image_auroc")
@@ -256,7 +255,8 @@ def methods_table(runs: list[Run]) -> list[Cell]:
     Seed 0 of each, averaged over the categories that all four have run. No published numbers exist for this.
     """
     setting = main_setting(runs)
-    chosen = {m: choose(runs, method=m, seed=0, **setting) for m in ("reverse", "conventional", "padim", "spade")}
+    epochs = {"padim": 0, "spade": 0}
+    chosen = {m: choose(runs, method=m, seed=0, **setting | {"epochs": epochs.get(m, setting["epochs"])}) for m in METHOD_NAMES}
     shared = set.intersection(*[{r["config"]["category"] for r in found} for found in chosen.values()])
     return [
         Cell(
@@ -279,12 +279,13 @@ def ablation_rows(runs: list[Run]) -> dict[str, list[Cell]]:
     Table 6 uses the maps of one trained model: no training of its own.
     """
     setting = main_setting(runs)
-    dataset, size, teacher = setting["dataset"], setting["image_size"], setting["teacher"]
+    dataset, teacher = setting["dataset"], setting["teacher"]
     main = choose(runs, **setting)
     bottlenecks = {"pre": "Pre (pre-trained bottleneck)", "oce": "Pre+OCE", "mff+oce": "Pre+OCE+MFF (full model)"}
     backbones = {"resnet18": "Ours, ResNet18", "resnet50": "Ours, ResNet50", "wide_resnet50_2": "Ours, WResNet50"}
     done = [c for c in categories_of(dataset, runs) if any(r["config"]["category"] == c for r in main)]
-    used = sorted({r["config"]["teacher"] for r in choose(runs, dataset=dataset, image_size=size)})
+    same = {k: v for k, v in setting.items() if k != "teacher"}
+    used = sorted({r["config"]["teacher"] for r in choose(runs, **same)})
     tables: dict[str, list[Cell]] = {"table5_bottleneck": [], "table6_scales": [], "table7_backbones": []}
     for paper_metric, name in PAPER_METRICS.items():
         for bottleneck, method in bottlenecks.items():
@@ -299,7 +300,7 @@ def ablation_rows(runs: list[Run]) -> dict[str, list[Cell]]:
                 _average_cell(main, done, key, paper_metric, get, "Table 6", method, teacher == "wide_resnet50_2")
             )
         for backbone in dict.fromkeys([*backbones, *used]):
-            found = choose(runs, dataset=dataset, image_size=size, teacher=backbone)
+            found = choose(runs, **same, teacher=backbone)
             method = backbones.get(backbone, "")
             tables["table7_backbones"].append(_average_cell(found, done, backbone, paper_metric, metric(name), "Table 7", method, True))
     return tables
@@ -368,7 +369,7 @@ def factor_effects(
     for base in bases:
         for run in runs:
             changed = [k for k, v in run["config"].items() if v != base["config"][k]]
-            if len(changed) != 1 or changed[0] in ("category", "normal_class", "seed", "experiment", *leave):
+            if len(changed) != 1 or changed[0] in ("dataset", "category", "normal_class", "seed", "experiment", "label", *leave):
                 continue
             if only and changed[0] not in only:
                 continue
@@ -391,11 +392,13 @@ def free_effects(bases: list[Run]) -> pd.DataFrame:
     for base in bases:
         own = base["metrics"]
         for rule, values in base["by_image_score"].items():
-            if rule != base["config"]["image_score"]:
+            if rule != base["config"]["image_score"] and None not in (values["image_auroc"], own["image_auroc"]):
                 rows.append(_effect(f"image score = {rule}", "image_auroc", base, _points(values, own, "image_auroc")))
-        if own.get("au_pro") is not None:
+        if None not in (own.get("au_pro"), own.get("au_pro_per_image")):
             rows.append(_effect("PRO = MVTec's, pooled", "au_pro_per_image", base, 100 * (own["au_pro"] - own["au_pro_per_image"])))
         for name in ("image_auroc", "pixel_auroc", "au_pro_per_image") if base["history"] else ():
+            if own.get(name) is None:
+                continue
             best = max((h["metrics"] for h in base["history"]), key=lambda m: m[name] or 0)
             rows.append(_effect("best epoch on test, not last", name, base, max(0.0, _points(best, own, name))))
     return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
@@ -515,11 +518,15 @@ def write_frame(
     texts = {
         "csv": numbers.to_csv(index=False, float_format="%.4f"),
         "md": f"{caption}\n\n{shown.to_markdown(disable_numparse=True)}\n{note}",
-        "tex": shown.to_latex(caption=caption.replace("%", r"\%"), escape=True),
+        "tex": shown.to_latex(caption=_latex(caption), escape=True) + _latex(note),
         "html": f"<p>{caption}</p>\n{html}\n<p>{note.strip()}</p>\n",
     }
     for suffix, text in texts.items():
         write_atomically(folder / f"{name}.{suffix}", text)
+
+
+def _latex(text: str) -> str:
+    return re.sub(r"([%_&#$])", r"\\\1", text)
 
 
 def _link(run_id: str) -> str:
