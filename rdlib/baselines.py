@@ -60,7 +60,7 @@ def untrained_copy(teacher: model.Teacher) -> model.Encoder:
     for module in encoder.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
-    return encoder.requires_grad_(True).train()
+    return model.with_usual_momentum(encoder).requires_grad_(True).train()
 
 
 def concatenated(teacher_feats: Sequence[Tensor]) -> Tensor:

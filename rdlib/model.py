@@ -281,6 +281,17 @@ class OCBE(nn.Module):
         return self.oce(self.mff(teacher_feats))
 
 
+def with_usual_momentum(module: nn.Module) -> nn.Module:
+    """Set every BatchNorm's momentum to PyTorch's 0.1, as everywhere else in our trained networks.
+
+    The Lite networks' 0.01 would need many times our optimiser steps before evaluation sees the trained statistics.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.1
+    return module
+
+
 class TailBottleneck(nn.Module):
     """The bottlenecks without MFF of Table 5: the teacher's own next stage on its deepest map.
 
@@ -289,7 +300,7 @@ class TailBottleneck(nn.Module):
 
     def __init__(self, tail: nn.Module) -> None:
         super().__init__()
-        self.tail = copy.deepcopy(tail).requires_grad_(True)
+        self.tail = with_usual_momentum(copy.deepcopy(tail)).requires_grad_(True)
 
     def forward(self, teacher_feats: Sequence[Tensor]) -> Tensor:
         """K maps (B, C_k, h_k, w_k), of which only the deepest is used -> (B, C, h_K / 2, w_K / 2)"""

@@ -215,3 +215,11 @@ def test_arithmetic_of_one_convolution_by_hand():
     found = complexity.measure(OneConvolution(), config(image_size=256))
     assert found["gmacs"] == round(256 * 256 * 16 * 27 / 1e9, 3) == 0.028
     assert found["trainable_parameters"] == 16 * 27 + 16
+
+
+def test_trained_copies_of_a_lite_network_follow_their_batch_statistics():
+    """The Lite networks' BatchNorm momentum of 0.01 would leave the running statistics behind in a short training."""
+    teacher, _ = model.load_teacher("efficientnet_lite0")
+    for trained in (baselines.untrained_copy(teacher), model.TailBottleneck(teacher.tail)):
+        momenta = {m.momentum for m in trained.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+        assert momenta == {0.1}
