@@ -48,8 +48,10 @@ PAPERMILL += " || {{ tail -n 3 {log} >&2; exit 1; }}"
 
 
 rule all:
-    input:
+    input:  # everything by name, so that whatever is deleted is made again
         f"{OUT}/comparison.txt",
+        [result(run_id) for run_id in RUNS],
+        [f"{OUT}/{file}" for _, written in REPORTS.values() for file in written],
 
 
 rule run:
