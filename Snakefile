@@ -11,8 +11,10 @@ DATA = str(config.get("data") or "")  # snakemake reads an empty value as None
 OUT = f"results/{PROFILE}"
 REFERENCE = f"results/reference/{PROFILE}"
 
-if missing := experiments.missing(PROFILE, DATA):
+missing = experiments.missing(PROFILE, DATA)
+if missing or {"-n", "--dry-run", "--dryrun"} & set(sys.argv):
     print(experiments.plan_text(PROFILE, DATA), file=sys.stderr)
+if missing:
     raise WorkflowError(f"profile {PROFILE} cannot run; {len(missing)} thing(s) are missing:\n  " + "\n  ".join(missing))
 
 RUNS = experiments.runs(PROFILE, DATA)
