@@ -44,6 +44,7 @@ def demo_root() -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         tmp = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".demo-"))
         write(tmp)
+        tmp.chmod(0o755)  # mkdtemp makes it private
         try:
             tmp.rename(folder)
         except OSError:  # another process was first

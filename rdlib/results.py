@@ -169,7 +169,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        except OSError:
+        except BaseException:  # Ctrl-C too: no half-written file stays behind
             Path(file.name).unlink(missing_ok=True)
             raise
     Path(file.name).chmod(0o644)
