@@ -54,13 +54,13 @@ def demo() -> dict[str, list[Parameters]]:
 
 
 def cpu(data: dict[str, str]) -> dict[str, list[Parameters]]:
-    """Real data that is there, EfficientNet-Lite teachers, fewer epochs than the paper: hours on two cores."""
+    """Real data that is there, EfficientNet-Lite teachers, fewer epochs than the paper: under an hour for one category."""
     categories = [c for c in MVTEC_COUNTS if c in data]
     base = {"dataset": "mvtec", "teacher": "efficientnet_lite0", "image_size": 256, "epochs": 8}
     main = _grid(base | BEST_ON_TEST, category=categories, seed=(0, 1))
     small = base | {"image_size": 128}
     novelty = [p for name in NOVELTY if name in data for p in _grid(_cpu_novelty(name), normal_class=range(10), seed=(0,))]
-    # 128 px would take as long as everything else together on two cores: left to the paper profile, shown as not run.
+    # 128 px would take as long as everything else together on two cores: left to the paper profile.
     factors = {name: change for name, change in NOVELTY_FACTORS.items() if name != "128 px"}
     sweep = [p for name in NOVELTY if name in data for p in _sweep(_cpu_novelty(name), factors, normal_class=(6,), seed=(0,))]
     needed = {

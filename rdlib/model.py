@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -365,14 +366,14 @@ def init_weights(module: nn.Module) -> None:
 # --- The whole ----------------------------------------------------------------------------------------------------
 
 
-class Distillation(nn.Module):
+class Distillation(nn.Module, ABC):
     """A frozen teacher and something trained to give the same maps; the distance between them is the anomaly map."""
 
     teacher: nn.Module
 
+    @abstractmethod
     def student_feats(self, teacher_feats: Sequence[Tensor], images: Tensor) -> list[Tensor]:
         """The student's K maps, shaped as the teacher's: (B, C_k, h_k, w_k). images: (B, 3, H, W) in [0, 1]"""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """images (B, 3, H, W) in [0, 1] -> teacher_feats, student_feats: K maps (B, C_k, h_k, w_k) each"""
