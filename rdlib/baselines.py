@@ -5,7 +5,8 @@
     padim          PaDiM, Defard et al. 2021: a Gaussian per position, Mahalanobis distance
     spade          SPADE, Cohen & Hoshen 2020: distance to the features of the nearest normal images
 
-`build` gives any method one interface: `maps(images)` -> K maps, and either trainable parameters or `memorise`.
+`build` gives any method one interface: `maps(teacher_feats, images)` -> K maps, and either trainable parameters or
+`memorise`. The teacher's features come from outside, since runs share them.
 """
 
 from __future__ import annotations
@@ -79,15 +80,15 @@ class PaDiM(nn.Module):
         super().__init__()
         self.teacher, self.dimensions, self.seed = teacher, dimensions, seed
 
-    def _features(self, images: Tensor) -> Tensor:
-        feats = concatenated(self.teacher(images))
+    def _features(self, teacher_feats: Sequence[Tensor]) -> Tensor:
+        feats = concatenated([f.float() for f in teacher_feats])
         order = torch.randperm(feats.shape[1], generator=torch.Generator().manual_seed(self.seed))
         return feats[:, order[: self.dimensions].to(feats.device)].flatten(2)  # (B, d, P)
 
     @torch.no_grad()
-    def memorise(self, batches: Iterable[Tensor]) -> None:
-        """Mean and inverse covariance at each of the P positions, from batches of normal images (B, 3, H, W)."""
-        feats = torch.cat([self._features(images) for images in batches])
+    def memorise(self, batches: Iterable[Sequence[Tensor]]) -> None:
+        """Mean and inverse covariance at each of the P positions, from batches of K maps (B, C_k, h_k, w_k)."""
+        feats = torch.cat([self._features(teacher_feats) for teacher_feats in batches])
         count, d, positions = feats.shape
         mean = feats.mean(0)
         centred = (feats - mean).permute(2, 0, 1)  # (P, N, d)
@@ -95,10 +96,10 @@ class PaDiM(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("inverse", torch.linalg.inv(covariance))
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) -> one map (B, h_1, w_1) of distances, 0 or greater"""
-        height, width = self.teacher(images)[0].shape[-2:]
-        delta = (self._features(images) - self.mean).permute(2, 0, 1)  # (P, B, d)
+    def maps(self, teacher_feats: Sequence[Tensor], images: Tensor | None = None) -> list[Tensor]:
+        """K maps (B, C_k, h_k, w_k) -> one map (B, h_1, w_1) of distances, 0 or greater"""
+        height, width = teacher_feats[0].shape[-2:]
+        delta = (self._features(teacher_feats) - self.mean).permute(2, 0, 1)  # (P, B, d)
         squared = torch.einsum("pbd,pde,pbe->bp", delta, self.inverse, delta)
         return [squared.clamp_min(0).sqrt().view(-1, height, width)]
 
@@ -111,25 +112,24 @@ class SPADE(nn.Module):
         self.teacher = teacher
 
     @torch.no_grad()
-    def memorise(self, batches: Iterable[Tensor]) -> None:
-        """Keep all features of the normal images, and one pooled vector of the deepest map for each."""
-        feats = [self.teacher(images) for images in batches]
+    def memorise(self, batches: Iterable[Sequence[Tensor]]) -> None:
+        """Keep all features of the normal images (batches of K maps), and one pooled vector of the deepest map for each."""
+        feats = [[f.float() for f in teacher_feats] for teacher_feats in batches]
         self.register_buffer("pooled", torch.cat([f[-1].mean((2, 3)) for f in feats]))
         self.register_buffer("gallery", torch.cat([concatenated(f) for f in feats]))
 
     def _neighbours(self, teacher_feats: Sequence[Tensor], count: int) -> tuple[Tensor, Tensor]:
-        distances = torch.cdist(teacher_feats[-1].mean((2, 3)), self.pooled)
+        distances = torch.cdist(teacher_feats[-1].float().mean((2, 3)), self.pooled)
         return distances.topk(min(count, len(self.pooled)), largest=False)
 
-    def image_scores(self, images: Tensor) -> Tensor:
-        """images (B, 3, H, W) -> (B,) mean distance of the pooled vectors to the nearest normal images"""
-        return self._neighbours(self.teacher(images), SPADE_IMAGES)[0].mean(1)
+    def image_scores(self, teacher_feats: Sequence[Tensor]) -> Tensor:
+        """K maps (B, C_k, h_k, w_k) -> (B,) mean distance of the pooled vectors to the nearest normal images"""
+        return self._neighbours(teacher_feats, SPADE_IMAGES)[0].mean(1)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) -> one map (B, h_1, w_1) of distances, 0 or greater"""
-        teacher_feats = self.teacher(images)
+    def maps(self, teacher_feats: Sequence[Tensor], images: Tensor | None = None) -> list[Tensor]:
+        """K maps (B, C_k, h_k, w_k) -> one map (B, h_1, w_1) of distances, 0 or greater"""
         _, nearest = self._neighbours(teacher_feats, SPADE_GALLERY)
-        feats = concatenated(teacher_feats)
+        feats = concatenated([f.float() for f in teacher_feats])
         maps = [self._to_gallery(f, self.gallery[n]) for f, n in zip(feats, nearest)]
         return [torch.stack(maps).view(len(feats), *feats.shape[-2:])]
 

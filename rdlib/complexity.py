@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rdlib.config import Config
-from rdlib.fit import autocast, device_of
-from rdlib.score import smooth, upsample
+from rdlib.features import autocast, device_of, to_batch
+from rdlib.score import enlarge, ready
 
 WARM_UP, REPEATS, BATCH = 3, 30, 16
 
@@ -27,19 +27,18 @@ def measure(model: nn.Module, cfg: Config) -> dict[str, Any]:
         gmacs (10^9 multiply-adds per image, convolutions and matrix products)
     """
     device = device_of(model)
-    model.eval()
-    generator = torch.Generator().manual_seed(0)
-    batch = torch.rand(BATCH, 3, cfg.image_size, cfg.image_size, generator=generator).to(device)
+    noise = np.random.default_rng(0).integers(0, 256, (BATCH, 3, cfg.image_size, cfg.image_size), dtype=np.uint8)
+    batch, net = to_batch(noise, device), ready(model.eval(), noise)
     one = batch[:1]
     for _ in range(WARM_UP):
-        _infer(model, one, cfg)
-    latency = np.array([_seconds(model, one, cfg) for _ in range(REPEATS)])
+        _infer(net, one, cfg)
+    latency = np.array([_seconds(net, one, cfg) for _ in range(REPEATS)])
     with FlopCounterMode(display=False) as counter:
-        model.maps(one)
+        net.maps(net.teacher(one), one)
     return {
         "latency_ms_p50": round(1000 * float(np.percentile(latency, 50)), 2),
         "latency_ms_p95": round(1000 * float(np.percentile(latency, 95)), 2),
-        "images_per_s": round(BATCH / min(_seconds(model, batch, cfg) for _ in range(3)), 2),
+        "images_per_s": round(BATCH / min(_seconds(net, batch, cfg) for _ in range(3)), 2),
         "memory_mb": round(_memory(device) / 1e6, 1),
         "stored_mb": round(stored_bytes(model) / 1e6, 2),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -52,15 +51,15 @@ def stored_bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for k, t in model.state_dict().items() if not k.startswith("teacher."))
 
 
-def _infer(model: nn.Module, images: Tensor, cfg: Config) -> np.ndarray:
+def _infer(net: nn.Module, images: Tensor, cfg: Config) -> np.ndarray:
     with autocast(cfg, images.device):
-        maps = model.maps(images)
-    return smooth(torch.stack(upsample([m.float() for m in maps], images.shape[-2:])).sum(0).cpu().numpy(), cfg.sigma)
+        maps = net.maps(net.teacher(images), images)
+    return enlarge(maps, images.shape[-2:], cfg.sigma).sum(0).cpu().numpy()
 
 
-def _seconds(model: nn.Module, images: Tensor, cfg: Config) -> float:
+def _seconds(net: nn.Module, images: Tensor, cfg: Config) -> float:
     start = time.perf_counter()
-    _infer(model, images, cfg)
+    _infer(net, images, cfg)
     return time.perf_counter() - start
 
 

@@ -55,6 +55,8 @@ class Where:
     out_dir: the run goes to `out_dir/runs/<run id>/`
     device: "auto", "cuda", "cuda:1", "mps" or "cpu"
     threads: CPU threads; 0 = torch's own choice. Sums are split by thread, so last digits depend on it
+    cache_dir: decoded images and teacher features that runs share, see rdlib.cache; "" keeps none
+    cache_gb: its limit in 10^9 bytes; the least recently used go first
     overwrite: train again although the run is already there
     save_maps: keep the test images and their maps beside the result, for figures
     evaluate_every: epochs between looks at the test set, for the labelled "best on test" column only; 0 = never.
@@ -67,6 +69,8 @@ class Where:
     out_dir: str = "results/scratch"
     device: str = "auto"
     threads: int = 0
+    cache_dir: str = "results/cache"
+    cache_gb: int = 20
     overwrite: bool = False
     save_maps: bool = True
     evaluate_every: int = 0

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,6 +30,8 @@ from scipy import ndimage
 from torchvision import datasets
 from torchvision.transforms import functional as TF
 
+from rdlib import cache
+from rdlib.cache import Store
 from rdlib.config import NOVELTY_DATASETS, Config
 from rdlib.errors import InputError
 from rdlib.metrics import EIGHT_NEIGHBOURS
@@ -69,11 +72,12 @@ class Data:
     notes: dict[str, int]
 
 
-def load(cfg: Config, data_root: str | Path = "") -> Data:
+def load(cfg: Config, data_root: str | Path = "", store: Store | None = None) -> Data:
     """The data of one run.
 
     data_root: folder of the categories (mvtec), or of the original files (novelty); "" for demo and digits,
         which come with the installed packages
+    store: keeps the decoded images for other runs on the same files
     raises: DataError naming what is missing or wrong
     """
     if cfg.dataset in NOVELTY_DATASETS:
@@ -84,7 +88,7 @@ def load(cfg: Config, data_root: str | Path = "") -> Data:
         data_root = demo_root()
     if not str(data_root):
         raise DataError(f"data_root is empty: give the folder that holds {cfg.category}/train/good, for example -p data_root data/mvtec")
-    return load_mvtec(Path(data_root) / cfg.category, cfg)
+    return load_mvtec(Path(data_root) / cfg.category, cfg, store)
 
 
 # --- MVTec layout -------------------------------------------------------------------------------------------------
@@ -99,19 +103,26 @@ class Item:
     mask: Path | None = None
 
 
-def load_mvtec(folder: Path, cfg: Config) -> Data:
+def load_mvtec(folder: Path, cfg: Config, store: Store | None = None) -> Data:
     """A category folder in MVTec layout.
 
     raises: DataError with every problem found
     """
     train, test, problems = find_items(folder)
-    decoded, bad = _decode_all([*train, *test], cfg)
-    problems += bad
-    if problems:
-        raise DataError(_report(folder, problems))
-    splits = [_stack(folder, items, decoded) for items in (train, test)]
-    notes = {"vanished_regions": sum(decoded[item.image].vanished for item in test)}
-    return Data(splits[0], splits[1], manifest(folder, [*train, *test]), notes)
+
+    def decode() -> Iterator[list[NDArray]]:
+        decoded, bad = _decode_all([*train, *test], cfg)
+        if problems or bad:
+            raise DataError(_report(folder, problems + bad))
+        yield _stack(train, test, decoded)
+
+    digest = "" if problems else _manifest_if_readable(folder, [*train, *test])
+    key = cache.key_of("images", digest, cfg.image_size, cfg.resize, cfg.mask_rule, PIL.__version__)
+    kept = store.arrays("images", key, 4 * len(train + test) * cfg.image_size**2, decode) if store and digest else None
+    train_x, test_x, test_masks, vanished = kept or next(decode())
+    train_masks = np.zeros((len(train), *test_masks.shape[1:]), dtype=bool)
+    splits = [_image_set(folder, *split) for split in ((train, train_x, train_masks), (test, test_x, test_masks))]
+    return Data(*splits, digest, {"vanished_regions": int(vanished.sum())})
 
 
 def find_items(folder: Path) -> tuple[list[Item], list[Item], list[str]]:
@@ -246,10 +257,15 @@ def _vanished(original: NDArray, cfg: Config) -> int:
     return sum(not resize_mask(region, cfg.image_size, cfg.mask_rule).any() for region in alone)
 
 
-def _stack(folder: Path, items: list[Item], decoded: dict[Path, _Decoded]) -> ImageSet:
-    images = np.stack([decoded[item.image].image for item in items])
-    empty = np.zeros(images.shape[-2:], dtype=bool)
-    masks = np.stack([empty if decoded[item.image].mask is None else decoded[item.image].mask for item in items])
+def _stack(train: list[Item], test: list[Item], decoded: dict[Path, _Decoded]) -> list[NDArray]:
+    """Images (N, 3, H, W) of both splits, masks (N, H, W) of the test images, vanished regions of each (N,)."""
+    images = [np.stack([decoded[item.image].image for item in items]) for items in (train, test)]
+    empty = np.zeros(images[0].shape[-2:], dtype=bool)
+    masks = np.stack([empty if decoded[item.image].mask is None else decoded[item.image].mask for item in test])
+    return [*images, masks, np.array([decoded[item.image].vanished for item in test])]
+
+
+def _image_set(folder: Path, items: list[Item], images: NDArray, masks: NDArray) -> ImageSet:
     labels = np.array([item.defect != "good" for item in items], dtype=np.uint8)
     return ImageSet(images, labels, tuple(item.image.relative_to(folder).as_posix() for item in items), masks)
 
@@ -260,6 +276,14 @@ def manifest(folder: Path, items: list[Item]) -> str:
     for path in sorted(p for item in items for p in (item.image, item.mask) if p):
         total.update(f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()
+
+
+def _manifest_if_readable(folder: Path, items: list[Item]) -> str:
+    """ "" if a file cannot be read: decoding will say which."""
+    try:
+        return manifest(folder, items)
+    except OSError:
+        return ""
 
 
 def _report(folder: Path, problems: list[str], most: int = 40) -> str:

@@ -40,8 +40,15 @@ def flat_loss(teacher_feats: Features, student_feats: Features) -> Tensor:
     returns: scalar in [0, 2K]
     """
     _check_pairs(teacher_feats, student_feats)
-    per_scale = [(1 - F.cosine_similarity(t.flatten(1), s.flatten(1), dim=1)).mean() for t, s in zip(teacher_feats, student_feats)]
+    per_scale = [(1 - F.cosine_similarity(*_flat_pair(t, s), dim=1)).mean() for t, s in zip(teacher_feats, student_feats)]
     return torch.stack(per_scale).sum()
+
+
+def _flat_pair(*feats: Tensor) -> list[Tensor]:
+    """(B, C, h, w) -> (B, C*h*w), both in the order of memory if it is channels last: the cosine is the same in any
+    common order, and a copy would cost time."""
+    last = all(f.is_contiguous(memory_format=torch.channels_last) for f in feats)
+    return [(f.permute(0, 2, 3, 1) if last else f).flatten(1) for f in feats]
 
 
 LOSSES = {"flat": flat_loss, "pixel": pixel_loss}

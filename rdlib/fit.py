@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rdlib.cache import Store
 from rdlib.config import Config
 from rdlib.data import ImageSet
 from rdlib.distance import LOSSES
 from rdlib.errors import InputError
-from rdlib.model import Distillation
-
-FEATURE_BUDGET = 4 * 2**30  # bytes of teacher features to keep in memory
-CHUNK = 32  # images per teacher pass
+from rdlib.features import TeacherFeatures, autocast, device_of, to_batch
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -45,27 +40,8 @@ def seed_everything(cfg: Config) -> None:
     torch.manual_seed(cfg.torch_seed)
     np.random.seed(cfg.torch_seed % 2**32)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.fp32_precision = "ieee"  # float32 means float32: no TF32 on CUDA
     torch.backends.cudnn.benchmark = False
-
-
-def autocast(cfg: Config, device: torch.device) -> contextlib.AbstractContextManager:
-    """bfloat16 in the convolutions if `precision` asks for it, else nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
-
-
-def to_batch(images: NDArray, device: torch.device) -> Tensor:
-    """(B, 1 or 3, H, W) uint8 -> (B, 3, H, W) float32 in [0, 1] on the device"""
-    batch = torch.from_numpy(images).to(device).float().div_(255)
-    return batch.expand(-1, 3, -1, -1)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
-def chunks(images: NDArray, device: torch.device) -> Iterator[Tensor]:
-    """(N, C, H, W) uint8 -> batches (CHUNK, 3, H, W) float32 in [0, 1] on the device, in order"""
-    return (to_batch(images[i : i + CHUNK], device) for i in range(0, len(images), CHUNK))
 
 
 def fit(
@@ -73,23 +49,26 @@ def fit(
     train: ImageSet,
     cfg: Config,
     on_epoch: Callable[[int, float], None] | None = None,
+    store: Store | None = None,
 ) -> list[float]:
     """Train the model's trainable part on normal images; a baseline that trains nothing memorises them instead.
 
-    The teacher is frozen and nothing is augmented, so its features are computed once and kept if they fit
-    `FEATURE_BUDGET`. A last batch of one image joins the batch before it, since BatchNorm over a single vector
-    (32 px images have a 1 x 1 embedding) is undefined.
+    The teacher's features come from `TeacherFeatures`, computed once. A last batch of one image joins the batch before
+    it, since BatchNorm over a single vector (32 px images have a 1 x 1 embedding) is undefined.
 
     on_epoch: called after each epoch with its number (from 1) and mean loss
+    store: keeps the features for other runs on the same images
     returns: mean loss per image of each epoch
     raises: FloatingPointError naming the files of the first batch whose loss is not finite
     """
     device = device_of(model)
-    if hasattr(model, "memorise"):
-        model.memorise(chunks(train.images, device))
+    memorises = hasattr(model, "memorise")
+    features = TeacherFeatures(model.teacher, train.images, cfg, store, "train features", keep=not memorises)
+    if memorises:
+        model.memorise(features)
         return []
-    features = TeacherFeatures(model, train.images, cfg)
-    optimiser = torch.optim.Adam(model.trainable(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2))
+    model.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.Adam(model.trainable(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
     order = torch.Generator().manual_seed(cfg.torch_seed)
     loss_of = LOSSES[cfg.loss]
     model.train()
@@ -98,9 +77,10 @@ def fit(
         total = 0.0
         for indices in batches(len(train), cfg.batch_size, order):
             teacher_feats = features[indices]
+            images = to_batch(train.images[indices.numpy()], device) if model.sees_images else None
             with autocast(cfg, device):
-                student_feats = model.student_feats(teacher_feats, to_batch(train.images[indices.numpy()], device))
-            loss = loss_of(teacher_feats, [f.float() for f in student_feats])
+                student_feats = model.student_feats(teacher_feats, images)
+            loss = loss_of([f.float() for f in teacher_feats], [f.float() for f in student_feats])
             if not torch.isfinite(loss):
                 names = ", ".join(train.paths[i] for i in indices)
                 raise FloatingPointError(f"loss is {loss.item()} in epoch {epoch}; try a smaller lr. Batch: {names}")
@@ -121,34 +101,3 @@ def batches(count: int, size: int, order: torch.Generator) -> Iterator[Tensor]:
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return iter(parts)
-
-
-@dataclass
-class TeacherFeatures:
-    """The teacher's maps of the training images, computed once if they fit the budget, else at every access.
-
-    features[indices] -> K tensors (B, C_k, h_k, w_k), float32, shallow to deep
-    """
-
-    model: Distillation
-    images: NDArray
-    cfg: Config
-
-    def __post_init__(self) -> None:
-        first = self._compute(self.images[:1])
-        bytes_needed = sum(f.numel() * f.element_size() for f in first) * len(self.images)
-        self.cached = None
-        if bytes_needed <= FEATURE_BUDGET:
-            chunks = [self._compute(self.images[i : i + CHUNK]) for i in range(0, len(self.images), CHUNK)]
-            self.cached = [torch.cat(maps) for maps in zip(*chunks)]
-
-    def __getitem__(self, indices: Tensor) -> list[Tensor]:
-        if self.cached is None:
-            return self._compute(self.images[indices.numpy()])
-        return [maps[indices.to(maps.device)] for maps in self.cached]
-
-    @torch.no_grad()
-    def _compute(self, images: NDArray) -> list[Tensor]:
-        device = device_of(self.model)
-        with autocast(self.cfg, device):
-            return [f.float() for f in self.model.teacher(to_batch(images, device))]

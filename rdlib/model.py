@@ -370,9 +370,10 @@ class Distillation(nn.Module, ABC):
     """A frozen teacher and something trained to give the same maps; the distance between them is the anomaly map."""
 
     teacher: nn.Module
+    sees_images = True  # whether `student_feats` needs the images
 
     @abstractmethod
-    def student_feats(self, teacher_feats: Sequence[Tensor], images: Tensor) -> list[Tensor]:
+    def student_feats(self, teacher_feats: Sequence[Tensor], images: Tensor | None) -> list[Tensor]:
         """The student's K maps, shaped as the teacher's: (B, C_k, h_k, w_k). images: (B, 3, H, W) in [0, 1]"""
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -381,9 +382,9 @@ class Distillation(nn.Module, ABC):
             teacher_feats = self.teacher(images)
         return teacher_feats, self.student_feats(teacher_feats, images)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) in [0, 1] -> K distance maps M^k (B, h_k, w_k)"""
-        teacher_feats, student_feats = self(images)
+    def maps(self, teacher_feats: Sequence[Tensor], images: Tensor | None) -> list[Tensor]:
+        """K maps of the teacher (and the images (B, 3, H, W) if it sees them) -> K distance maps M^k (B, h_k, w_k)"""
+        student_feats = self.student_feats(teacher_feats, images)
         return distance_maps([f.float() for f in teacher_feats], [f.float() for f in student_feats])
 
     def trainable(self) -> list[nn.Parameter]:
@@ -392,6 +393,8 @@ class Distillation(nn.Module, ABC):
 
 class ReverseDistillation(Distillation):
     """Teacher, bottleneck and student decoder (Fig. 3)."""
+
+    sees_images = False
 
     def __init__(self, teacher: nn.Module, ocbe: nn.Module, student: nn.Module) -> None:
         super().__init__()

@@ -206,10 +206,11 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def provenance(cfg: Config, *, hardware: dict[str, Any], teacher_sha256: str, data_manifest: str) -> dict[str, Any]:
+def provenance(cfg: Config, *, hardware: dict[str, Any], teacher_sha256: str, data_manifest: str, shared: dict[str, str]) -> dict[str, Any]:
     """Everything needed to trace a number: code, packages, machine, weights, data.
 
     hardware: device, gpu and threads, from `fit.describe_hardware`
+    shared: what came from the store of shared arrays, its `log`
     """
     root = project_root()
     lock = root / "requirements.txt"
@@ -226,6 +227,7 @@ def provenance(cfg: Config, *, hardware: dict[str, Any], teacher_sha256: str, da
         "torch_seed": cfg.torch_seed,
         "teacher_sha256": teacher_sha256,
         "data_manifest": data_manifest,
+        "shared": shared,
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
+from rdlib.cache import Store
 from rdlib.config import Config
 from rdlib.data import ImageSet
 from rdlib.distance import distance_maps
-from rdlib.fit import autocast, chunks, device_of
+from rdlib.features import TeacherFeatures, autocast, chunk_slices, device_of, for_inference, to_batch
 from rdlib.metrics import image_score
+from rdlib.model import Distillation
 
-__all__ = ["Scores", "anomaly_map", "image_score", "score", "smooth", "upsample"]
+__all__ = ["Scores", "anomaly_map", "enlarge", "image_score", "score"]
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,27 @@ class Scores:
         return self.scale_maps[[k - 1 for k in scales]].sum(axis=0)
 
 
-def upsample(maps: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
-    """K maps (B, h_k, w_k) -> K maps (B, H, W), bilinear with align_corners=True as in the official code."""
-    return [F.interpolate(m[:, None], size=size, mode="bilinear", align_corners=True)[:, 0] for m in maps]
+@cache
+def enlargement(small: int, large: int, sigma: float) -> Tensor:
+    """The matrix (large, small) that upsamples a line and smooths it; float32.
+
+    Upsampling (bilinear, align_corners=True as in the official code) and the Gaussian (SciPy's defaults, sigma in pixels of
+    the enlarged image, 0 = none) are both linear and separable, so one matrix per axis does both, exactly.
+    """
+    unit = torch.eye(small, dtype=torch.float64)[:, None]
+    lines = F.interpolate(unit, size=large, mode="linear", align_corners=True)[:, 0].numpy()
+    smoothed = gaussian_filter1d(lines, sigma, axis=-1) if sigma > 0 else lines
+    return torch.from_numpy(smoothed.T.copy()).float()
 
 
-def smooth(maps: NDArray, sigma: float) -> NDArray:
-    """Gaussian with SciPy's defaults over the last two axes; sigma in pixels, 0 = none."""
-    return gaussian_filter(maps, sigma, axes=(-2, -1)) if sigma > 0 else maps
+def enlarge(maps: Sequence[Tensor], size: tuple[int, int], sigma: float) -> Tensor:
+    """Distance maps at the image's size, smoothed (Sec. 3.4).
+
+    maps: K tensors (B, h_k, w_k); size: (H, W); sigma: pixels, 0 = none
+    returns: (K, B, H, W) float32
+    """
+    pairs = [[enlargement(n, large, sigma).to(m.device) for n, large in zip(m.shape[-2:], size)] for m in maps]
+    return torch.stack([rows @ m.float() @ columns.T for m, (rows, columns) in zip(maps, pairs)])
 
 
 def anomaly_map(teacher_feats: Sequence[Tensor], student_feats: Sequence[Tensor], size: tuple[int, int], sigma: float = 4.0) -> NDArray:
@@ -58,25 +74,33 @@ def anomaly_map(teacher_feats: Sequence[Tensor], student_feats: Sequence[Tensor]
     size: (H, W) of the image
     returns: (B, H, W) float32, in [0, 2K], higher is more anomalous
     """
-    maps = upsample(distance_maps(teacher_feats, student_feats), size)
-    return smooth(torch.stack(maps).sum(0).float().cpu().numpy(), sigma)
+    return enlarge(distance_maps(teacher_feats, student_feats), size, sigma).sum(0).cpu().numpy()
 
 
 @torch.no_grad()
-def score(model: nn.Module, test: ImageSet, cfg: Config) -> Scores:
+def score(model: nn.Module, test: ImageSet, cfg: Config, store: Store | None = None) -> Scores:
     """Score every test image with the model as it is.
 
-    model: any with `maps(images)`, see rdlib.baselines
+    model: any with `maps(teacher_feats, images)`, see rdlib.baselines
+    store: keeps the teacher's features of the test images for other runs
     returns: Scores, whose maps are at the resolution of `test.images`
     """
-    device = device_of(model)
-    model.eval()
+    features = TeacherFeatures(model.teacher, test.images, cfg, store, "test features", keep=False)
+    net = ready(model, test.images)
     maps, own = [], []
-    for images in chunks(test.images, device):
-        with autocast(cfg, device):
-            distances = model.maps(images)
-        up = torch.stack(upsample([m.float() for m in distances], images.shape[-2:])).cpu().numpy()
-        maps.append(smooth(up, cfg.sigma))
-        if hasattr(model, "image_scores"):
-            own.append(model.image_scores(images).float().cpu().numpy())
+    for chunk in chunk_slices(test.images):
+        teacher_feats = features[chunk]
+        with autocast(cfg, features.device):
+            distances = net.maps(teacher_feats, to_batch(test.images[chunk], features.device))
+        maps.append(enlarge(distances, test.images.shape[-2:], cfg.sigma).cpu().numpy())
+        if hasattr(net, "image_scores"):
+            own.append(net.image_scores(teacher_feats).cpu().numpy())
     return Scores(np.concatenate(maps, axis=1), test.labels, test.masks, test.paths, np.concatenate(own) if own else None)
+
+
+def ready(model: nn.Module, images: NDArray) -> nn.Module:
+    """The model for scoring only: a distillation made `for_inference`, a method without training as it is."""
+    if not isinstance(model, Distillation):
+        return model
+    batch = to_batch(images[:1], device_of(model))
+    return for_inference(model, lambda m: m.student_feats(m.teacher(batch), batch))

@@ -74,7 +74,7 @@ def test_every_method_is_built_fitted_and_scored_alike(method):
 def test_padim_is_the_mahalanobis_distance():
     net, batch = fitted("padim"), images(3, seed=5)
     train, test = features(net, images()), features(net, batch)
-    (maps,) = net.maps(batch)
+    (maps,) = net.maps(net.teacher(batch))
     assert maps.shape == (3, SIDE, SIDE)
     for image, position in ((0, 0), (1, 17), (2, 100), (0, 255)):
         known = train[:, position]
@@ -86,14 +86,14 @@ def test_padim_is_the_mahalanobis_distance():
 def test_padim_knows_its_training_images():
     """No sample is further than (N - 1) / sqrt(N) from the mean in its own covariance, and the ridge only shortens."""
     net, train = fitted("padim"), images()
-    (own,), (brighter,) = net.maps(train), net.maps(train + 1)
+    (own,), (brighter,) = net.maps(net.teacher(train)), net.maps(net.teacher(train + 1))
     assert own.max() <= 11 / math.sqrt(12) + 1e-3 and brighter.mean() > 2 * own.mean()
 
 
 def test_padim_keeps_random_channels_the_same_ones_for_a_seed():
     def kept(seed):
         net = baselines.PaDiM(tiny_teacher(), 7, seed)
-        net.memorise([images()])
+        net.memorise([net.teacher(images())])
         return net.mean
 
     assert kept(0).shape == (7, SIDE**2) and torch.equal(kept(0), kept(0)) and not torch.equal(kept(0), kept(1))
@@ -103,9 +103,9 @@ def test_padim_keeps_random_channels_the_same_ones_for_a_seed():
 
 def test_padim_does_not_depend_on_the_batches():
     one, many = (baselines.PaDiM(tiny_teacher(), 100, 0) for _ in range(2))
-    one.memorise([images()])
-    many.memorise(images().split(5))
-    torch.testing.assert_close(one.maps(images(2, seed=1)), many.maps(images(2, seed=1)), rtol=1e-3, atol=1e-3)
+    one.memorise([one.teacher(images())])
+    many.memorise(many.teacher(part) for part in images().split(5))
+    torch.testing.assert_close(*(net.maps(net.teacher(images(2, seed=1))) for net in (one, many)), rtol=1e-3, atol=1e-3)
 
 
 # --- SPADE --------------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def test_spade_is_the_nearest_of_all_positions_of_the_nearest_images(count):
     net, batch = fitted("spade", count), images(3, seed=5)
     train, test = features(net, images(count)), features(net, batch)
     pooled, ours = (net.teacher(b)[-1].mean((2, 3)).numpy() for b in (images(count), batch))
-    (maps,) = net.maps(batch)
+    (maps,) = net.maps(net.teacher(batch))
     for i in range(3):
         nearest = np.argsort(np.linalg.norm(pooled - ours[i], axis=1))[:5]
         expected = cdist(test[i], train[nearest].reshape(-1, DIMENSIONS)).min(1)
@@ -126,7 +126,7 @@ def test_spade_is_the_nearest_of_all_positions_of_the_nearest_images(count):
 
 def test_spade_finds_its_training_images_again():
     net = fitted("spade")
-    assert net.maps(images())[0].max() < 2e-3 < net.maps(images() + 1)[0].mean()
+    assert net.maps(net.teacher(images()))[0].max() < 2e-3 < net.maps(net.teacher(images() + 1))[0].mean()
 
 
 @pytest.mark.parametrize("count, neighbours", [(12, 12), (60, 50)])
@@ -134,7 +134,7 @@ def test_spades_image_score_is_the_mean_distance_of_the_neighbours(count, neighb
     net, batch = fitted("spade", count), images(4, seed=5)
     pooled, ours = (net.teacher(b)[-1].mean((2, 3)).numpy() for b in (images(count), batch))
     distances, _ = NearestNeighbors(n_neighbors=neighbours).fit(pooled).kneighbors(ours)
-    np.testing.assert_allclose(net.image_scores(batch).numpy(), distances.mean(1), rtol=1e-3)
+    np.testing.assert_allclose(net.image_scores(net.teacher(batch)).numpy(), distances.mean(1), rtol=1e-3)
 
 
 # --- Conventional distillation ------------------------------------------------------------------------------------
@@ -204,10 +204,10 @@ def test_costs_are_finite_and_in_order():
 class OneConvolution(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(3, 16, 3, padding=1)
+        self.teacher = nn.Conv2d(3, 16, 3, padding=1)
 
-    def maps(self, images):
-        return [self.conv(images).mean(1)]
+    def maps(self, teacher_feats, images):
+        return [teacher_feats.mean(1)]
 
 
 def test_arithmetic_of_one_convolution_by_hand():

@@ -29,7 +29,7 @@ def write(out_dir, cfg=CFG, **changed):
         "data": {"train_images": 4, "test_images": 6, "test_anomalous": 3},
         "model": {"trainable_parameters": 10},
         "timing": {"load_s": 0.1234567, "fit_s": 1.0, "score_s": 0.2},
-        "provenance": results.provenance(cfg, hardware=HARDWARE, teacher_sha256="abc", data_manifest="def"),
+        "provenance": results.provenance(cfg, hardware=HARDWARE, teacher_sha256="abc", data_manifest="def", shared={}),
     }
     return results.write_run(out_dir, cfg, **parts | changed)
 
@@ -279,7 +279,7 @@ def test_equal_figures_are_equal_files(tmp_path, suffix):
 
 
 def test_provenance_traces_a_number():
-    found = results.provenance(CFG, hardware=HARDWARE, teacher_sha256="abc", data_manifest="def")
+    found = results.provenance(CFG, hardware=HARDWARE, teacher_sha256="abc", data_manifest="def", shared={})
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True, check=True).stdout.strip()
     assert found["git_revision"] == head and isinstance(found["git_dirty"], bool)
     assert found["lock_sha256"] == hashlib.sha256((REPO / "requirements.txt").read_bytes()).hexdigest()

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from helpers import TinyTeacher, config, image_set, made_up_scores
 from scipy.ndimage import gaussian_filter
 
-from rdlib import distance, fit, model, score
+from rdlib import baselines, distance, features, fit, model, score
+from rdlib.cache import Store
 from rdlib.metrics import image_score
 
 SHAPES = [(2, 4, 8, 8), (2, 6, 4, 4), (2, 8, 2, 2)]
@@ -43,40 +44,41 @@ def test_opposite_features_have_a_map_of_2k():
 
 def test_upsampling_two_to_three_by_hand():
     """align_corners: the corners stay the corners, what is new is halfway between."""
-    found = score.upsample([torch.tensor([[[0.0, 2.0], [4.0, 6.0]]])], (3, 3))
+    found = score.enlarge([torch.tensor([[[0.0, 2.0], [4.0, 6.0]]])], (3, 3), 0)
     assert found[0].tolist() == [[[0, 1, 2], [2, 3, 4], [4, 5, 6]]]
 
 
 def test_upsampling_is_linear_between_the_corners():
     """By interpolation of NumPy along each axis, no call of PyTorch's."""
     values = torch.rand(1, 3, 4)
-    found = score.upsample([values], (9, 7))[0][0].numpy()
+    found = score.enlarge([values], (9, 7), 0)[0, 0].numpy()
     rows = np.stack([np.interp(np.linspace(0, 2, 9), range(3), values[0, :, j].numpy()) for j in range(4)], axis=1)
     expected = np.stack([np.interp(np.linspace(0, 3, 7), range(4), row) for row in rows])
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_map_of_one_position_fills_the_image():
-    assert score.upsample([torch.full((1, 1, 1), 0.7)], (4, 4))[0].eq(0.7).all()
+    np.testing.assert_allclose(score.enlarge([torch.full((1, 1, 1), 0.7)], (4, 4), 2.0), 0.7, rtol=1e-6)
 
 
-def test_smoothing_is_scipys_gaussian_on_each_image_by_itself():
-    maps = np.random.default_rng(0).uniform(size=(2, 3, 20, 24)).astype(np.float32)
-    found = score.smooth(maps, 2.0)
-    for k, n in np.ndindex(2, 3):
-        np.testing.assert_allclose(found[k, n], gaussian_filter(maps[k, n], sigma=2.0), rtol=1e-5)
-    assert score.smooth(maps, 0) is maps
+@pytest.mark.parametrize("small, size, sigma", [((8, 8), (32, 32), 4.0), ((5, 7), (20, 28), 0.7), ((1, 2), (64, 48), 4.0)])
+def test_enlarging_is_pytorchs_bilinear_then_scipys_gaussian_on_each_image_by_itself(small, size, sigma):
+    maps = torch.rand(3, *small, generator=torch.Generator().manual_seed(0))
+    found = score.enlarge([maps, 2 * maps], size, sigma).numpy()
+    up = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=True)[:, 0].numpy()
+    for n in range(3):
+        np.testing.assert_allclose(found[0, n], gaussian_filter(up[n], sigma), atol=2e-6)
+        np.testing.assert_allclose(found[1, n], 2 * gaussian_filter(up[n], sigma), atol=4e-6)
 
 
 def test_sigma_four_is_the_papers_gaussian():
     """A single bright pixel becomes the normalised Gaussian of standard deviation 4."""
-    spot = np.zeros((1, 65, 65), np.float64)
+    spot = torch.zeros(1, 65, 65)
     spot[0, 32, 32] = 1
-    found = score.smooth(spot, 4.0)[0]
-    assert found.sum() == pytest.approx(1)
-    assert found[32, 32 + 4] / found[32, 32] == pytest.approx(np.exp(-0.5)) and found[32 - 8, 32] / found[32, 32] == pytest.approx(
-        np.exp(-2)
-    )
+    found = score.enlarge([spot], (65, 65), 4.0)[0, 0].double().numpy()
+    assert found.sum() == pytest.approx(1, rel=1e-6)
+    ratios = found[32, 32 + 4] / found[32, 32], found[32 - 8, 32] / found[32, 32]
+    assert ratios == pytest.approx((np.exp(-0.5), np.exp(-2)), rel=1e-5)
 
 
 @pytest.mark.parametrize("sigma", [0.0, 2.0])
@@ -114,8 +116,9 @@ def test_scores_are_the_anomaly_maps_of_the_models_features():
 
 
 @pytest.mark.parametrize("count", [1, 5, 33])
-def test_no_image_influences_another(count):
-    """Chunks of 32 give what images one by one give: BatchNorm and the Gaussian do not mix them."""
+def test_no_image_influences_another(monkeypatch, count):
+    """Chunks give what images one by one give: BatchNorm and the Gaussian do not mix them."""
+    monkeypatch.setattr(features, "CHUNK", 16 * 32 * 32)
     cfg = config()
     net, test = trained(cfg), image_set(count, seed=3)
     together = score.score(net, test, cfg).scale_maps
@@ -124,12 +127,12 @@ def test_no_image_influences_another(count):
         np.testing.assert_allclose(together[:, i], alone[:, 0], atol=1e-5)
 
 
-def test_scoring_puts_the_model_into_eval_mode_and_leaves_it_unchanged():
+def test_scoring_leaves_the_model_unchanged():
     cfg = config()
-    net = trained(cfg)
-    before = {k: v.clone() for k, v in net.train().state_dict().items()}
+    net = trained(cfg).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
     first = score.score(net, image_set(4, seed=3), cfg)
-    assert not any(m.training for m in net.modules())
+    assert net.student.training and list(net.state_dict()) == list(before)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert np.array_equal(first.scale_maps, score.score(net, image_set(4, seed=3), cfg).scale_maps)
 
@@ -162,5 +165,38 @@ def test_model_maps_are_distance_maps():
     net = trained(cfg).eval()
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        for found, expected in zip(net.maps(images), distance.distance_maps(*net(images)), strict=True):
+        for found, expected in zip(net.maps(net.teacher(images), None), distance.distance_maps(*net(images)), strict=True):
             assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("method", ["reverse", "conventional", "padim", "spade"])
+def test_scoring_with_and_without_the_store_is_the_same_to_the_bit(tmp_path, method):
+    cfg = config(method=method, **({"epochs": 0} if method in ("padim", "spade") else {}))
+    fit.seed_everything(cfg)
+    net = baselines.build(cfg, TinyTeacher() if method != "conventional" else tiny_resnet())
+    store = Store(tmp_path)
+    fit.fit(net, image_set(8), cfg, store=store)
+    test = image_set(5, seed=3)
+    found = [score.score(net, test, cfg, s).scale_maps for s in (None, store, store)]
+    assert store.log == {"train features": "computed and kept", "test features": "read"}
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+def tiny_resnet():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return model.resnet_teacher("resnet18")
+
+
+def test_what_is_ready_for_scoring_has_no_batchnorm_left_and_gives_the_same_maps():
+    fit.seed_everything(config())
+    net = model.build(config(), tiny_resnet())
+    fit.fit(net, image_set(4, size=64), config(image_size=64))
+    net.eval()
+    fast = score.ready(net, image_set(4, size=64).images)
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fast.modules())
+    images = torch.rand(3, 3, 64, 64)
+    with torch.no_grad():
+        for found, expected in zip(fast.maps(fast.teacher(images), None), net.maps(net.teacher(images), None), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
