@@ -7,7 +7,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reference notebooks test lint lab lock
+.PHONY: help setup reproduce reference notebooks bench test lint lab lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -33,6 +33,9 @@ notebooks: setup  ## run every notebook top to bottom, keep the outputs, strip w
 	cd notebooks && jupyter nbconvert --to notebook --execute --inplace --log-level ERROR *.ipynb
 	nbstripout --keep-output --keep-count \
 	  --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info" notebooks/*.ipynb
+
+bench: setup  ## measure speed and memory against the plain loop, the official loops and scikit-learn (DATA=folder of categories)
+	python tests/bench.py $(PROFILE) --data "$(DATA)"
 
 test: setup  ## unit, parity and end-to-end tests, then the notebooks' committed outputs
 	pytest --durations=15 tests

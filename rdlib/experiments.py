@@ -104,6 +104,7 @@ TRAINING_FACTORS: dict[str, Parameters] = {
     "1x1 convolution of Fig. 4": {"conv1x1": True},
     "Adam beta2 0.99": {"beta2": 0.99},
     "sigma 2 instead of 4": {"sigma": 2.0},
+    "bfloat16 instead of float32": {"precision": "bf16"},
 }
 RESIZE_FACTORS: dict[str, Parameters] = {
     "": {},
@@ -276,5 +277,5 @@ def plan_text(profile: str, data: str = "") -> str:
 def keeps_maps(parameters: Parameters) -> bool:
     """Whether a run of the batch keeps its test images and maps: only those that a figure shows (08_figures)."""
     shown = parameters.get("method", "reverse") in ("reverse", "conventional") and parameters["seed"] == 0
-    usual = not set(parameters) & {"loss", "conv1x1", "beta2", "sigma", "resize", "mask_rule", "bottleneck"}
+    usual = not set(parameters) & {"loss", "conv1x1", "beta2", "sigma", "resize", "mask_rule", "bottleneck", "precision"}
     return bool(shown and usual and "category" in parameters and parameters["image_size"] != 64)

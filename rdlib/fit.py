@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,7 +14,8 @@ from rdlib.config import Config
 from rdlib.data import ImageSet
 from rdlib.distance import LOSSES
 from rdlib.errors import InputError
-from rdlib.features import TeacherFeatures, autocast, device_of, to_batch
+from rdlib.features import TeacherFeatures, autocast, to_batch
+from rdlib.model import Distillation
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -61,38 +63,49 @@ def fit(
     returns: mean loss per image of each epoch
     raises: FloatingPointError naming the files of the first batch whose loss is not finite
     """
-    device = device_of(model)
     memorises = hasattr(model, "memorise")
     features = TeacherFeatures(model.teacher, train.images, cfg, store, "train features", keep=not memorises)
     if memorises:
         model.memorise(features)
         return []
     model.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.Adam(model.trainable(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
+    optimiser = optimiser_of(model, cfg)
     order = torch.Generator().manual_seed(cfg.torch_seed)
-    loss_of = LOSSES[cfg.loss]
     model.train()
     losses = []
     for epoch in range(1, cfg.epochs + 1):
         total = 0.0
         for indices in batches(len(train), cfg.batch_size, order):
-            teacher_feats = features[indices]
-            images = to_batch(train.images[indices.numpy()], device) if model.sees_images else None
-            with autocast(cfg, device):
-                student_feats = model.student_feats(teacher_feats, images)
-            loss = loss_of([f.float() for f in teacher_feats], [f.float() for f in student_feats])
-            if not torch.isfinite(loss):
+            loss = step(model, optimiser, features, train, indices, cfg)
+            if not math.isfinite(loss):
                 names = ", ".join(train.paths[i] for i in indices)
-                raise FloatingPointError(f"loss is {loss.item()} in epoch {epoch}; try a smaller lr. Batch: {names}")
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            total += loss.item() * len(indices)
+                raise FloatingPointError(f"loss is {loss} in epoch {epoch}; try a smaller lr. Batch: {names}")
+            total += loss * len(indices)
         losses.append(total / len(train))
         if on_epoch:
             on_epoch(epoch, losses[-1])
-            model.train()
     return losses
+
+
+def optimiser_of(model: Distillation, cfg: Config) -> torch.optim.Adam:
+    """Adam on what is trainable (Sec. 4.1), all parameters updated in one pass."""
+    return torch.optim.Adam(model.trainable(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
+
+
+def step(
+    model: Distillation, optimiser: torch.optim.Optimizer, features: TeacherFeatures, train: ImageSet, indices: Tensor, cfg: Config
+) -> float:
+    """One optimiser step on the images `indices`; a loss that is not finite changes nothing. Returns the loss."""
+    teacher_feats = features[indices]
+    images = to_batch(train.images[indices.numpy()], features.device) if model.sees_images else None
+    with autocast(cfg, features.device):
+        student_feats = model.student_feats(teacher_feats, images)
+    loss = LOSSES[cfg.loss]([f.float() for f in teacher_feats], [f.float() for f in student_feats])
+    if torch.isfinite(loss):
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+    return loss.item()
 
 
 def batches(count: int, size: int, order: torch.Generator) -> Iterator[Tensor]:

@@ -23,6 +23,8 @@ def renew(profile: str) -> None:
     shutil.rmtree(target, ignore_errors=True)
     for part in ("tables", "figures"):
         shutil.copytree(source / part, target / part, ignore=shutil.ignore_patterns("*.pdf"))
+    if (source / "bench.json").is_file():
+        shutil.copyfile(source / "bench.json", target / "bench.json")
     for run in runs:
         folder = target / "runs" / run["run_id"]
         folder.mkdir(parents=True)

@@ -1,0 +1,90 @@
+"""What `make bench` measured, as tables and a figure: seconds with quartiles, and how many times the plain loop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+Bench = dict[str, Any]
+
+
+def read_bench(folder: Path) -> Bench | None:
+    """`folder/bench.json`; None if the benchmark has not been run for this profile."""
+    path = folder / "bench.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def training_table(bench: Bench) -> pd.DataFrame:
+    """One row per teacher and precision: images/s, times the plain loop, share of the machine's convolution peak."""
+    rows = []
+    for row in bench["training"]:
+        setting = f"{row['teacher']}, {row['image_size']} px, batch {row['batch_size']}"
+        for name, seconds in row["step"].items():
+            ours = name != "plain"
+            rows.append(
+                {
+                    "training": setting,
+                    "loop": f"ours, {name}" if ours else "plain, fp32",
+                    "images/s": f"{row['images_per_s'][name]:.1f}",
+                    "s per step (quartiles)": _with_quartiles(seconds),
+                    "times plain": f"{row['times_plain'][name]:.2f}" if ours else "1",
+                    "features once, s": f"{row['features_once_s'][name]:.1f}" if ours else "every step",
+                    "share of peak": f"{row['share_of_peak'][name]:.0%}" if ours else "",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def scoring_table(bench: Bench) -> pd.DataFrame:
+    """One row per teacher and way: seconds for a category from the files to the metrics."""
+    return pd.DataFrame(
+        {
+            "scoring": f"{row['teacher']}, {row['image_size']} px, {row['images']} images",
+            "way": name,
+            "s (quartiles)": _with_quartiles(seconds),
+            "times plain": f"{row['times_plain'][name]:.2f}" if name in row["times_plain"] else "1",
+        }
+        for row in bench["scoring"]
+        for name, seconds in row["seconds"].items()
+    )
+
+
+def metrics_table(bench: Bench) -> pd.DataFrame:
+    """Seconds of the metrics on 167 maps of 256 x 256, ours and others'."""
+    found = bench["metrics"]
+    rows = [{f"metrics of {found['maps']} maps": name, "s (quartiles)": _with_quartiles(s)} for name, s in found["seconds"].items()]
+    return pd.DataFrame(rows)
+
+
+def whole_runs_table(bench: Bench) -> pd.DataFrame:
+    """Wall seconds of complete runs, and as times one seed."""
+    wall = bench["whole_runs_s"]
+    one = next(iter(wall.values()))
+    return pd.DataFrame([{"complete runs": name, "s": s, "times one seed": f"{s / one:.2f}"} for name, s in wall.items()])
+
+
+def growth_figure(bench: Bench) -> Figure:
+    """Seconds against the size of the problem, both axes logarithmic; the dashed line is proportional growth."""
+    factors = bench["growth"]
+    figure = Figure(figsize=(4 * len(factors), 3.4), layout="constrained")
+    for axes, (name, points) in zip(figure.subplots(1, len(factors)), factors.items()):
+        x = [int(n) ** (2 if "resolution" in name else 1) for n in points]
+        y = [p["median_s"] for p in points.values()]
+        error = [[p["median_s"] - p["q1_s"] for p in points.values()], [p["q3_s"] - p["median_s"] for p in points.values()]]
+        axes.errorbar(x, y, yerr=error, marker="o", capsize=3, color=sns.color_palette("colorblind")[0], label="measured (quartiles)")
+        axes.plot(x, [y[-1] * v / x[-1] for v in x], "--", color="0.5", label="proportional")
+        axes.set(xscale="log", yscale="log", title=name, ylabel="seconds")
+        axes.set_xticks(x, list(points), minor=False)
+        axes.set_xlabel("px per side" if "resolution" in name else name.split(",")[0])
+        axes.minorticks_off()
+    axes.legend()
+    return figure
+
+
+def _with_quartiles(seconds: dict[str, float]) -> str:
+    return f"{seconds['median_s']:.3g} ({seconds['q1_s']:.3g} - {seconds['q3_s']:.3g})"
