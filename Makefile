@@ -21,7 +21,7 @@ setup: .venv/ready  ## create .venv and install the locked requirements and rdli
 	touch $@
 
 CORES ?= all
-SNAKEMAKE = snakemake --cores $(CORES) --keep-going --rerun-triggers mtime --config profile=$(PROFILE) data="$(DATA)" --quiet rules host
+SNAKEMAKE = snakemake --cores $(CORES) --keep-going --nolock --rerun-incomplete --rerun-triggers mtime --config profile=$(PROFILE) data="$(DATA)" --quiet rules host
 
 reproduce: setup  ## run the batch and make its tables and figures (PROFILE=demo, DATA=folder, ARGS=-n shows the plan)
 	$(SNAKEMAKE) $(ARGS)

@@ -1,10 +1,13 @@
 # Runs -> tables and figures -> comparison with the committed reference. `make reproduce` calls this; see `make help`.
+import json
 import shlex
 import sys
+from pathlib import Path
 
+from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
-from rdlib import experiments
+from rdlib import experiments, failure
 
 PROFILE = config.get("profile", "demo")
 DATA = str(config.get("data") or "")  # snakemake reads an empty value as None
@@ -16,6 +19,18 @@ if missing or {"-n", "--dry-run", "--dryrun"} & set(sys.argv):
     print(experiments.plan_text(PROFILE, DATA), file=sys.stderr)
 if missing:
     raise WorkflowError(f"profile {PROFILE} cannot run; {len(missing)} thing(s) are missing:\n  " + "\n  ".join(missing))
+
+MOST_ATTEMPTS = 3  # of a run whose kernel died; an error of the run itself would only come again
+
+if workflow.is_main_process and not {"-n", "--dry-run", "--dryrun", "--unlock"} & set(sys.argv):
+    # Snakemake's own lock outlives a kill; this one goes with the process.
+    Path(OUT).mkdir(parents=True, exist_ok=True)
+    LOCK = FileLock(f"{OUT}/.batch.lock", timeout=0)
+    try:
+        LOCK.acquire()
+    except Timeout:
+        raise WorkflowError(f"another batch is running on {OUT}; wait for it or stop it") from None
+    failure.forget(Path(OUT))  # what failed last time is tried again
 
 RUNS = experiments.runs(PROFILE, DATA)
 TABLES = {table: [experiments.identity(p) for p in needed] for table, needed in experiments.tables(PROFILE, DATA).items()}
@@ -44,9 +59,9 @@ def flags(run_id):
     return " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in values.items())
 
 
-# On failure show the end of the log, which is the sentence that says why.
 PAPERMILL = "papermill --no-progress-bar notebooks/{params.notebook}.ipynb {params.executed} {params.flags} > {log} 2>&1"
-PAPERMILL += " || {{ tail -n 3 {log} >&2; exit 1; }}"
+# The end of the log is the sentence that says why.
+SHOW_WHY = " || {{ tail -n 3 {log} >&2; exit 1; }}"
 
 
 rule all:
@@ -59,15 +74,19 @@ rule all:
 rule run:
     output:
         OUT + "/runs/{run_id}/result.json",
+    retries: MOST_ATTEMPTS - 1
+    resources:
+        attempt=lambda wildcards, attempt: attempt,
     params:
         notebook="02_run",
         executed=lambda wildcards: f"{OUT}/executed/runs/{wildcards.run_id}.ipynb",
         flags=lambda wildcards: flags(wildcards.run_id),
+        parameters=lambda wildcards: shlex.quote(json.dumps(RUNS[wildcards.run_id])),
     log:
         OUT + "/executed/runs/{run_id}.log",
     threads: lambda wildcards: workflow.cores if RUNS[wildcards.run_id].get("measure") else 1
-    shell:
-        PAPERMILL
+    shell:  # a failure becomes a row of the tables, so that it stops nothing else
+        f"{PAPERMILL} || python -m rdlib.failure {{output}} {{params.executed}} {{params.parameters}} {{resources.attempt}} {MOST_ATTEMPTS}"
 
 
 for notebook, (needed, written) in REPORTS.items():
@@ -88,7 +107,7 @@ for notebook, (needed, written) in REPORTS.items():
         log:
             f"{OUT}/executed/{notebook}.log",
         shell:
-            PAPERMILL
+            PAPERMILL + SHOW_WHY
 
 
 rule compare:

@@ -57,6 +57,7 @@ class Where:
     threads: CPU threads; 0 = torch's own choice. Sums are split by thread, so last digits depend on it
     cache_dir: decoded images and teacher features that runs share, see rdlib.cache; "" keeps none
     cache_gb: its limit in 10^9 bytes; the least recently used go first
+    checkpoint_s: least seconds between checkpoints of an unfinished training; 0 = after every epoch
     overwrite: train again although the run is already there
     save_maps: keep the test images and their maps beside the result, for figures
     evaluate_every: epochs between looks at the test set, for the labelled "best on test" column only; 0 = never.
@@ -71,6 +72,7 @@ class Where:
     threads: int = 0
     cache_dir: str = "results/cache"
     cache_gb: int = 20
+    checkpoint_s: int = 120
     overwrite: bool = False
     save_maps: bool = True
     evaluate_every: int = 0

@@ -1,5 +1,8 @@
 """The error for everything a user can mend."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class InputError(ValueError):
     """A parameter, a file or a folder is not usable; the message names it and the mend.
@@ -9,3 +12,20 @@ class InputError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+@contextlib.contextmanager
+def memory_in_words(what: str) -> Iterator[None]:
+    """Turns an allocation that failed into a sentence. what: what was being done
+
+    raises: InputError instead of MemoryError, CUDA's OutOfMemoryError and the CPU allocator's RuntimeError
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # OutOfMemoryError of torch is a RuntimeError
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and "out of memory" not in text and "can't allocate memory" not in text:
+            raise
+        raise InputError(
+            f"out of memory while {what}; take a smaller batch_size or image_size, or run fewer at once; the last checkpoint is kept"
+        ) from error

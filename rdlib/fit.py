@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rdlib.cache import Store
+from rdlib.checkpoint import Checkpoint
 from rdlib.config import Config
 from rdlib.data import ImageSet
 from rdlib.distance import LOSSES
@@ -52,6 +54,7 @@ def fit(
     cfg: Config,
     on_epoch: Callable[[int, float], None] | None = None,
     store: Store | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[float]:
     """Train the model's trainable part on normal images; a baseline that trains nothing memorises them instead.
 
@@ -60,6 +63,7 @@ def fit(
 
     on_epoch: called after each epoch with its number (from 1) and mean loss
     store: keeps the features for other runs on the same images
+    checkpoint: training goes on from it, and ends with the same bits as without interruption (CPU, same thread count)
     returns: mean loss per image of each epoch
     raises: FloatingPointError naming the files of the first batch whose loss is not finite
     """
@@ -71,9 +75,9 @@ def fit(
     model.to(memory_format=torch.channels_last)
     optimiser = optimiser_of(model, cfg)
     order = torch.Generator().manual_seed(cfg.torch_seed)
+    losses = restore(checkpoint, model, optimiser, order) if checkpoint else []
     model.train()
-    losses = []
-    for epoch in range(1, cfg.epochs + 1):
+    for epoch in range(len(losses) + 1, cfg.epochs + 1):
         total = 0.0
         for indices in batches(len(train), cfg.batch_size, order):
             loss = step(model, optimiser, features, train, indices, cfg)
@@ -84,7 +88,26 @@ def fit(
         losses.append(total / len(train))
         if on_epoch:
             on_epoch(epoch, losses[-1])
+        if checkpoint and (checkpoint.due or epoch == cfg.epochs):
+            checkpoint.save(state_of(model, optimiser, order, losses))
     return losses
+
+
+def state_of(model: Distillation, optimiser: torch.optim.Optimizer, order: torch.Generator, losses: list[float]) -> dict[str, Any]:
+    """All that training after this epoch depends on; the frozen teacher is loaded, not saved."""
+    own = {k: v for k, v in model.state_dict().items() if not k.startswith("teacher.")}
+    return {"model": own, "optimiser": optimiser.state_dict(), "order": order.get_state(), "losses": losses}
+
+
+def restore(checkpoint: Checkpoint, model: Distillation, optimiser: torch.optim.Optimizer, order: torch.Generator) -> list[float]:
+    """Put everything into the state of the newest checkpoint; returns the losses of the epochs that are done."""
+    state = checkpoint.load()
+    if state is None:
+        return []
+    model.load_state_dict(model.state_dict() | state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    order.set_state(state["order"])
+    return state["losses"]
 
 
 def optimiser_of(model: Distillation, cfg: Config) -> torch.optim.Adam:

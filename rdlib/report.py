@@ -25,7 +25,9 @@ class Report:
     def __init__(self, results_dir: str, out_dir: str = "") -> None:
         self.folder = resolve(results_dir)
         self.out = resolve(out_dir) if out_dir else None
-        self.runs = results.read_runs(self.folder)
+        self.runs, self.failures = results.read_runs(self.folder), results.read_failures(self.folder)
+        if self.failures:
+            self._show(tables.failures_table(self.failures), f"{len(self.failures)} run(s) did not finish; tables say so")
         if not self.runs:
             raise InputError(f"{results_dir}: no run files (runs/*/result.json); run `make reproduce` first or give another results_dir")
 
@@ -34,6 +36,7 @@ class Report:
         if not cells:
             display(Markdown(f"**{caption}**: not run"))
             return
+        cells = tables.with_failures(cells, self.failures)
         if self.out:
             tables.write_table(self.out / "tables", name, cells, caption)
         self._show(tables.display_table(cells), caption)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import fastjsonschema
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -44,20 +45,53 @@ def run_folder(out_dir: Path, cfg: Config) -> Path:
     return out_dir / "runs" / cfg.run_id
 
 
-def finished(out_dir: Path, cfg: Config) -> dict[str, Any] | None:
-    """The result of this run if it is there.
+def claim(out_dir: Path, cfg: Config) -> FileLock:
+    """The right to write this run's folder, for as long as the process lives: another process on the same run waits.
 
-    raises: InputError if a result with the same id has another configuration
+    Removes what a killed process left half-written.
+    """
+    folder = run_folder(out_dir, cfg)
+    lock = FileLock(out_dir / "locks" / cfg.run_id, is_singleton=True)  # a notebook may be run again in its kernel
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{out_dir}: cannot be written ({error.strerror}); give another out_dir or allow writing there") from None
+    return lock
+
+
+def identity(cfg: Config, *, teacher_sha256: str, data_manifest: str) -> dict[str, Any]:
+    """What must be the same for two files to belong to one run."""
+    return cfg.to_dict() | {"teacher_sha256": teacher_sha256, "data_manifest": data_manifest}
+
+
+def finished(out_dir: Path, cfg: Config, *, teacher_sha256: str, data_manifest: str) -> dict[str, Any] | None:
+    """The result of this run if it is there and did not fail.
+
+    raises: InputError if a result with the same id has another configuration, data, weights or format
     """
     path = run_folder(out_dir, cfg) / "result.json"
-    if not path.is_file():
+    if not path.is_file() or "metrics" not in (result := read_run(path)):
         return None
-    result = read_run(path)
-    there, wanted = result["config"], cfg.to_dict()
+    there = result["config"] | {k: result["provenance"][k] for k in ("teacher_sha256", "data_manifest")}
+    wanted = identity(cfg, teacher_sha256=teacher_sha256, data_manifest=data_manifest)
     different = sorted(k for k in there.keys() | wanted.keys() if there.get(k) != wanted.get(k))
     if different:
-        raise InputError(f"{path}: has another configuration ({', '.join(different)}); remove it or give another label")
+        raise InputError(f"{path}: was made with another {', '.join(different)}; remove it or give another label")
     return result
+
+
+def write_failure(path: Path, cfg: Config, *, status: str, reason: str, attempts: int) -> None:
+    """A run that did not finish, as a row that tables can show.
+
+    path: the run's result.json; status: "failed" or "diverged"; attempts: how often it was tried
+    """
+    config = {"config": cfg.to_dict(), "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    result = {"format": FORMAT, "run_id": cfg.run_id, "status": status, "reason": reason, "attempts": attempts, **config}
+    validate(result)
+    write_atomically(path, json.dumps(result, indent=1) + "\n")
 
 
 def write_run(
@@ -161,9 +195,26 @@ def save_figure(figure: Figure, stem: Path, formats: tuple[str, ...] = ("png",))
         write_atomically(stem.with_suffix(f".{suffix}"), buffer.getvalue())
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary file beside `path`, flush it to disk, rename: a reader sees all of it or nothing."""
+def write_atomically(path: Path, content: str | bytes, keep: Path | None = None) -> None:
+    """Write to a temporary file beside `path`, flush it to disk, rename: a reader sees all of it or nothing.
+
+    keep: where the file that was there before goes; None drops it
+    raises: InputError if the disk is full or the folder is not writable; what was there stays
+    """
     data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _write_temporary(path, data)
+        if keep is not None and path.is_file():
+            path.replace(keep)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); make room or allow writing there and start again: what was there before is kept"
+        ) from error
+
+
+def _write_temporary(path: Path, data: bytes) -> Path:
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
         try:
             file.write(data)
@@ -173,7 +224,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             Path(file.name).unlink(missing_ok=True)
             raise
     Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
+    return Path(file.name)
 
 
 def _without_nan(value: Any) -> Any:
@@ -206,11 +257,14 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def provenance(cfg: Config, *, hardware: dict[str, Any], teacher_sha256: str, data_manifest: str, shared: dict[str, str]) -> dict[str, Any]:
+def provenance(
+    cfg: Config, *, hardware: dict[str, Any], teacher_sha256: str, data_manifest: str, shared: dict[str, str], resumed_from: int = 0
+) -> dict[str, Any]:
     """Everything needed to trace a number: code, packages, machine, weights, data.
 
     hardware: device, gpu and threads, from `fit.describe_hardware`
     shared: what came from the store of shared arrays, its `log`
+    resumed_from: epoch of the checkpoint that training went on from; 0 = in one go, so its `fit_s` is the whole training
     """
     root = project_root()
     lock = root / "requirements.txt"
@@ -228,6 +282,7 @@ def provenance(cfg: Config, *, hardware: dict[str, Any], teacher_sha256: str, da
         "teacher_sha256": teacher_sha256,
         "data_manifest": data_manifest,
         "shared": shared,
+        "resumed_from": resumed_from,
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -276,7 +331,16 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
-    """Every result below `folder/runs`, sorted by run id."""
+    """Every finished result below `folder/runs`, sorted by run id."""
+    return [result for result in _read_all(folder) if result["status"] == "finished"]
+
+
+def read_failures(folder: Path) -> list[dict[str, Any]]:
+    """Every run below `folder/runs` that failed or diverged, with its reason, sorted by run id."""
+    return [result for result in _read_all(folder) if result["status"] != "finished"]
+
+
+def _read_all(folder: Path) -> list[dict[str, Any]]:
     return [read_run(path) for path in sorted((folder / "runs").glob("*/result.json"))]
 
 

@@ -53,7 +53,10 @@ class Ours:
 
 @dataclass(frozen=True)
 class Cell:
-    """One comparison. paper: per cent or None; evidence: of the paper's value; same: same data set, teacher, resolution"""
+    """One comparison. paper: per cent or None; evidence: of the paper's value; same: same data set, teacher, resolution
+
+    missing: what stands there without our value: "not run", or "failed" or "diverged" (see `with_failures`)
+    """
 
     row: str
     column: str
@@ -61,6 +64,7 @@ class Cell:
     paper: float | None = None
     evidence: str = ""
     same: bool = False
+    missing: str = NOT_RUN
 
 
 def metric(name: str) -> Get:
@@ -122,7 +126,7 @@ def verdict(cell: Cell) -> str:
     Only a cell of the same data set, teacher and resolution gets a verdict.
     """
     if cell.ours is None:
-        return NOT_RUN
+        return cell.missing
     if cell.paper is None:
         return NOT_PUBLISHED
     if not cell.same:
@@ -447,6 +451,17 @@ def by_column(cells: Sequence[Cell]) -> list[Cell]:
     return [replace(c, row=f"{c.row}, {c.column}", column="") for c in cells]
 
 
+def with_failures(cells: Sequence[Cell], failures: Sequence[Run]) -> list[Cell]:
+    """The cells, those without a value marked "failed" or "diverged" where a run of that category did not finish."""
+    status = {f["config"]["category"]: f["status"] for f in failures}
+    return [replace(c, missing=status.get(c.row, c.missing)) for c in cells]
+
+
+def failures_table(failures: Sequence[Run]) -> pd.DataFrame:
+    """Runs that did not finish: run, status, attempts, reason."""
+    return pd.DataFrame([{"run": f["run_id"], **{k: f[k] for k in ("status", "attempts", "reason")}} for f in failures])
+
+
 def frame(cells: Sequence[Cell]) -> pd.DataFrame:
     """The cells as numbers: row, column, paper, evidence, ours, std, n, half_width, difference, verdict, runs."""
     rows = [
@@ -482,7 +497,7 @@ def display_table(cells: Sequence[Cell], links: bool = False) -> pd.DataFrame:
         prefix = f"{c.column} " if several else ""
         if published_at_all:
             row[f"{prefix}paper"] = paper_text(c.paper, c.evidence)
-        row[f"{prefix}ours"] = ours_text(c.ours)
+        row[f"{prefix}ours"] = ours_text(c.ours, c.missing)
         if not several:
             row["difference"] = f"{c.ours.mean - c.paper:+.1f}" if c.ours and c.paper is not None else ""
         if published_at_all:
@@ -497,9 +512,9 @@ def paper_text(value: float | None, evidence: str, digits: int = 1) -> str:
     return NOT_PUBLISHED if value is None or pd.isna(value) else f"{value:.{digits}f}" + ("†" if evidence == "unverified" else "")
 
 
-def ours_text(ours: Ours | None) -> str:
+def ours_text(ours: Ours | None, missing: str = NOT_RUN) -> str:
     if ours is None:
-        return NOT_RUN
+        return missing
     return f"{ours.mean:.1f} ({ours.n})" if np.isnan(ours.std) else f"{ours.mean:.1f} ± {ours.std:.1f} ({ours.n})"
 
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -204,7 +205,7 @@ def scoring(root: Path, category: str, rounds: int) -> list[dict[str, Any]]:
             def plain(cfg=cfg, net=net, found=found) -> None:
                 found["plain"] = plain_scoring(net, cfg, root)
 
-            jobs = {"plain": plain, "ours": lambda: ours(None, "ours"), "ours, features shared": lambda: ours(store, "shared")}
+            jobs = {"plain": plain, "ours": partial(ours, None, "ours"), "ours, features shared": partial(ours, store, "shared")}
             seconds = interleaved(jobs, rounds)
         rows.append(
             {

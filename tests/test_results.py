@@ -17,6 +17,7 @@ from rdlib import evaluate, metrics, plots, results
 from rdlib.errors import InputError
 
 CFG = config(image_score="sum")
+SAME = {"teacher_sha256": "abc", "data_manifest": "def"}
 HARDWARE = {"device": "cpu", "gpu": "", "threads": 1}
 
 
@@ -29,7 +30,7 @@ def write(out_dir, cfg=CFG, **changed):
         "data": {"train_images": 4, "test_images": 6, "test_anomalous": 3},
         "model": {"trainable_parameters": 10},
         "timing": {"load_s": 0.1234567, "fit_s": 1.0, "score_s": 0.2},
-        "provenance": results.provenance(cfg, hardware=HARDWARE, teacher_sha256="abc", data_manifest="def", shared={}),
+        "provenance": results.provenance(cfg, hardware=HARDWARE, **SAME, shared={}),
     }
     return results.write_run(out_dir, cfg, **parts | changed)
 
@@ -139,7 +140,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="cannot be written .No space left on device.; make room"):
         write(tmp_path)
     assert files(tmp_path) == []
 
@@ -151,7 +152,7 @@ def test_a_failed_second_write_keeps_the_first(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="cannot be written .No space left on device.; make room"):
         write(tmp_path, losses=[9.0])
     assert results.read_runs(tmp_path) == [first]
 
@@ -226,18 +227,52 @@ def test_a_file_that_is_no_json_is_named(tmp_path, content):
 
 
 def test_finished_is_none_then_the_result(tmp_path):
-    assert results.finished(tmp_path, CFG) is None
+    assert results.finished(tmp_path, CFG, **SAME) is None
     written = write(tmp_path)
-    assert results.finished(tmp_path, CFG) == written
-    assert results.finished(tmp_path, config(seed=7)) is None
+    assert results.finished(tmp_path, CFG, **SAME) == written
+    assert results.finished(tmp_path, config(seed=7), **SAME) is None
+
+
+@pytest.mark.parametrize("other", SAME)
+def test_finished_refuses_other_data_or_weights(tmp_path, other):
+    write(tmp_path)
+    with pytest.raises(InputError, match=f"was made with another {other}; remove it or give another label"):
+        results.finished(tmp_path, CFG, **SAME | {other: "changed"})
+
+
+def test_a_failure_is_a_row_but_no_result(tmp_path):
+    path = tmp_path / "runs" / CFG.run_id / "result.json"
+    results.write_failure(path, CFG, status="diverged", reason="loss is nan", attempts=1)
+    assert results.finished(tmp_path, CFG, **SAME) is None and results.read_runs(tmp_path) == []
+    (failure,) = results.read_failures(tmp_path)
+    assert (failure["status"], failure["reason"], failure["attempts"]) == ("diverged", "loss is nan", 1)
+    with pytest.raises(fastjsonschema.JsonSchemaValueException):
+        results.write_failure(path, CFG, status="finished", reason="", attempts=1)
+
+
+def test_a_second_process_waits_for_the_first(tmp_path):
+    claim = results.claim(tmp_path, CFG)
+    assert results.claim(tmp_path, CFG) is claim  # the same notebook run again in its kernel
+    code = "from pathlib import Path; from filelock import FileLock; import sys; FileLock(sys.argv[1], timeout=0).acquire()"
+    other = subprocess.run([sys.executable, "-c", code, claim.lock_file], capture_output=True, text=True)
+    assert other.returncode == 1 and "Timeout" in other.stderr
+
+
+def test_claiming_removes_what_a_kill_left_half_written(tmp_path):
+    folder = tmp_path / "runs" / CFG.run_id
+    folder.mkdir(parents=True)
+    (folder / ".result.json.tmp").write_text("{")
+    (folder / "checkpoint.pt").write_bytes(b"")
+    results.claim(tmp_path, CFG)
+    assert files(folder) == ["checkpoint.pt"]
 
 
 def test_finished_refuses_another_configuration_of_the_same_id(tmp_path):
     result = write(tmp_path)
     path = tmp_path / "runs" / CFG.run_id / "result.json"
     path.write_text(json.dumps(broken(result, ("config", "lr"), 0.1)))
-    with pytest.raises(InputError, match=rf"^{path}: has another configuration \(lr\)"):
-        results.finished(tmp_path, CFG)
+    with pytest.raises(InputError, match=rf"^{path}: was made with another lr; remove it"):
+        results.finished(tmp_path, CFG, **SAME)
 
 
 # --- Maps and figures ---------------------------------------------------------------------------------------------
@@ -279,7 +314,7 @@ def test_equal_figures_are_equal_files(tmp_path, suffix):
 
 
 def test_provenance_traces_a_number():
-    found = results.provenance(CFG, hardware=HARDWARE, teacher_sha256="abc", data_manifest="def", shared={})
+    found = results.provenance(CFG, hardware=HARDWARE, **SAME, shared={})
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True, check=True).stdout.strip()
     assert found["git_revision"] == head and isinstance(found["git_dirty"], bool)
     assert found["lock_sha256"] == hashlib.sha256((REPO / "requirements.txt").read_bytes()).hexdigest()
