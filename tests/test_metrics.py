@@ -367,22 +367,24 @@ def test_number_types_do_not_matter(masks, maps):
 
 
 def test_doubles_that_singles_cannot_tell_apart_are_told_apart():
-    masks, maps = row(1, 0, dtype=bool), row(1 + 1e-12, 1)
-    assert metrics.pixel_metrics(masks=masks, maps=maps) == dict.fromkeys(POOLED, 1)
-    assert metrics.pixel_auroc(masks=masks, maps=maps.astype(np.float32)) == 0.5
+    """A region above the only normal pixel, one below it: as singles all three tie."""
+    masks, maps = row(1, 0, 1, dtype=bool), row(1 + 2e-12, 1 + 1e-12, 1)
+    assert metrics.pixel_ap(masks=masks, maps=maps) == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics.au_pro(masks=row(1, 0, 0, dtype=bool), maps=maps) == 1
+    assert metrics.pixel_ap(masks=masks, maps=maps.astype(np.float32)) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("budget", [2**22, 2**25])
 def test_counts_are_exact_past_what_float32_can_count(budget):
-    """The same image 17 times has the metrics of one image, although 17.8 million pixels (more than 2^24) share 20 scores."""
+    """The same image 21 times has the metrics of one image; 22 million pixels (2^24 are 17 million), nearly all normal, share 20 scores."""
     rng = np.random.default_rng(0)
     maps = rng.integers(0, 20, (1, 1024, 1024)).astype(np.float32)
-    masks = rng.uniform(size=maps.shape) < 0.02 * (1 + maps)
-    many = [np.broadcast_to(a, (17, 1024, 1024)) for a in (masks, maps)]
+    masks = rng.uniform(size=maps.shape) < 0.001 * (1 + maps)
+    many = [np.broadcast_to(a, (21, 1024, 1024)) for a in (masks, maps)]
     found = metrics.pixel_metrics(masks=many[0], maps=many[1], budget=budget)
     assert found == pytest.approx(metrics.pixel_metrics(masks=masks, maps=maps), abs=1e-12)
     values = maps.ravel()[masks.ravel()]  # AUROC from 20 x 20 counts, in Python's integers
-    true, false = ([17 * int(n) for n in np.bincount(v.astype(int), minlength=20)] for v in (values, maps[~masks]))
+    true, false = ([21 * int(n) for n in np.bincount(v.astype(int), minlength=20)] for v in (values, maps[~masks]))
     won = sum(t * (2 * sum(false[:i]) + false[i]) for i, t in enumerate(true))
     assert found["pixel_auroc"] == pytest.approx(won / (2 * sum(true) * sum(false)), abs=1e-14)
 
