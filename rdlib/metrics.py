@@ -281,17 +281,10 @@ def _chunks(shape: tuple[int, ...], budget: int) -> list[slice]:
 def _check_maps(masks: NDArray, maps: NDArray) -> None:
     if masks.shape != maps.shape or masks.ndim != 3:
         raise ValueError(f"masks {masks.shape} and maps {maps.shape} must have one shape (N, H, W)")
-    _refuse(sum(_not_finite(maps[chunk]) for chunk in _chunks(maps.shape, PIXELS)))
+    _check_scores(*(maps[chunk] for chunk in _chunks(maps.shape, PIXELS)))
 
 
-def _check_scores(scores: NDArray) -> None:
-    _refuse(_not_finite(scores))
-
-
-def _not_finite(scores: NDArray) -> int:
-    return np.size(scores) - np.count_nonzero(np.isfinite(scores))
-
-
-def _refuse(not_finite: int) -> None:
-    if not_finite:
-        raise ValueError(f"{not_finite} scores are not finite; metrics would be meaningless")
+def _check_scores(*parts: NDArray) -> None:
+    bad = sum(np.size(scores) - np.count_nonzero(np.isfinite(scores)) for scores in parts)
+    if bad:
+        raise ValueError(f"{bad} scores are not finite; metrics would be meaningless")
