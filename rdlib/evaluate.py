@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rdlib import metrics
-from rdlib.config import Config
+from rdlib.config import CHOICES, Config
 from rdlib.metrics import image_score
 
 if TYPE_CHECKING:  # not at run time: reading results must not load torch
@@ -31,38 +32,72 @@ def evaluate(scores: Scores, cfg: Config, scales: tuple[int, ...] | None = None,
     returns: name -> [0, 1], NaN where undefined (see `why_undefined`)
     """
     maps = scores.maps(scales or cfg.scales)
-    images = {"labels": scores.labels, "scores": image_scores(scores, maps, rule or cfg.image_score)}
-    values = {"image_auroc": metrics.image_auroc(**images), "image_ap": metrics.image_ap(**images)}
-    if scores.masks is not None:
-        pixels = {"masks": scores.masks, "maps": maps}
-        values |= metrics.pixel_metrics(**pixels)
-        values["au_pro_per_image"] = metrics.au_pro_per_image(**pixels)
-    return values
+    per_image = image_scores(scores, maps, rule or cfg.image_score)
+    return image_metrics(scores, per_image) | _pixel_metrics(scores, maps, _region_sizes(scores))[0]
 
 
-def evaluate_image_rules(scores: Scores, cfg: Config) -> dict[str, dict[str, float]]:
-    """Image metrics for every rule that turns a map into a score (max, sum, mean), from the same maps."""
-    maps = scores.maps(cfg.scales)
-    result = {}
-    for rule in ("max", "sum", "mean"):
-        images = {"labels": scores.labels, "scores": image_score(maps, rule)}
-        result[rule] = {"image_auroc": metrics.image_auroc(**images), "image_ap": metrics.image_ap(**images)}
-    return result
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run file says of a scored test set.
+
+    metrics: of the configuration's scales and image score, name -> [0, 1], NaN where undefined
+    by_scales: the same for every scale set of Table 6, from the same trained model; keys as in the table: "M2+M3"
+    by_image_score: image metrics for every rule that turns a map into a score (max, sum, mean), from the same maps
+    pro_curve: fpr, pro at evenly spaced false positive rates up to 0.3, for drawing; {} where undefined
+    per_image: (N,) image scores
+    """
+
+    metrics: dict[str, float]
+    by_scales: dict[str, dict[str, float]]
+    by_image_score: dict[str, dict[str, float]]
+    pro_curve: dict[str, list[float]]
+    per_image: NDArray
 
 
-def evaluate_scales(scores: Scores, cfg: Config) -> dict[str, dict[str, float]]:
-    """All metrics for every scale set of Table 6, from the same trained model. Keys as in the table: "M2+M3"."""
+def evaluate_run(scores: Scores, cfg: Config, points: int = 61) -> Evaluation:
+    """Everything a run file says, with regions found once and every set of maps sorted once.
+
+    points: of the PRO curve
+    """
+    maps, sizes = scores.maps(cfg.scales), _region_sizes(scores)
+    by_rule = {rule: image_score(maps, rule) for rule in CHOICES["image_score"]}
+    per_image = by_rule[cfg.image_score] if scores.image_scores is None else scores.image_scores
+    pixels, pro_curve = _pixel_metrics(scores, maps, sizes, points)
+    values = image_metrics(scores, per_image) | pixels
+    del maps  # the other scale sets need the room
+
+    def of(scales: tuple[int, ...]) -> dict[str, float]:
+        if scales == cfg.scales:
+            return values
+        maps = scores.maps(scales)
+        return image_metrics(scores, image_scores(scores, maps, cfg.image_score)) | _pixel_metrics(scores, maps, sizes)[0]
+
     there = len(scores.scale_maps)
-    return {"+".join(f"M{k}" for k in ks): evaluate(scores, cfg, scales=ks) for ks in SCALE_SETS if max(ks) <= there}
+    by_scales = {"+".join(f"M{k}" for k in ks): of(ks) for ks in SCALE_SETS if max(ks) <= there}
+    return Evaluation(values, by_scales, {rule: image_metrics(scores, s) for rule, s in by_rule.items()}, pro_curve, per_image)
 
 
-def thin_pro_curve(scores: Scores, cfg: Config, points: int = 61) -> dict[str, list[float]]:
-    """The PRO curve to FPR 0.3 at evenly spaced false positive rates, for drawing; {} without regions."""
-    if scores.masks is None or not scores.masks.any():
-        return {}
-    fpr, pro = metrics.pro_curve(masks=scores.masks, maps=scores.maps(cfg.scales))
-    grid = np.linspace(0, 0.3, points)
-    return {"fpr": grid.round(4).tolist(), "pro": np.interp(grid, fpr, pro).round(5).tolist()}
+def image_metrics(scores: Scores, per_image: NDArray) -> dict[str, float]:
+    """image_auroc and image_ap of image scores (N,)."""
+    images = {"labels": scores.labels, "scores": per_image}
+    return {"image_auroc": metrics.image_auroc(**images), "image_ap": metrics.image_ap(**images)}
+
+
+def _region_sizes(scores: Scores) -> NDArray | None:
+    return None if scores.masks is None else metrics.region_sizes(scores.masks)
+
+
+def _pixel_metrics(
+    scores: Scores, maps: NDArray, sizes: NDArray | None, points: int = 0
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """The pixel metrics of maps (N, H, W) and the PRO curve in `points` points; {} and {} without masks."""
+    if scores.masks is None:
+        return {}, {}
+    pixels = {"masks": scores.masks, "maps": maps, "sizes": sizes}
+    fpr = np.linspace(0, 0.3, points)
+    values, pro = metrics.pixel_metrics_and_pro(**pixels, fprs=fpr)
+    curve = {} if np.isnan(pro).any() else {"fpr": fpr.round(4).tolist(), "pro": pro.round(5).tolist()}
+    return values | {"au_pro_per_image": metrics.au_pro_per_image(**pixels)}, curve
 
 
 def why_undefined(values: dict[str, float], scores: Scores) -> dict[str, str]:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from rdlib.config import Config
 from rdlib.errors import InputError
-from rdlib.evaluate import evaluate, evaluate_image_rules, evaluate_scales, image_scores, thin_pro_curve, why_undefined
+from rdlib.evaluate import evaluate_run, why_undefined
 from rdlib.paths import PACKAGE, project_root
 
 if TYPE_CHECKING:  # not at run time: reading results must not load torch
@@ -116,27 +116,24 @@ def write_run(
     raises: fastjsonschema.JsonSchemaValueException if the result does not fit `result.schema.json`
     """
     with Stopwatch(timing, "metrics_s"):
-        values = evaluate(scores, cfg)
-        curve = thin_pro_curve(scores, cfg)
-        by_scales, by_rule = evaluate_scales(scores, cfg), evaluate_image_rules(scores, cfg)
-    per_image = image_scores(scores, scores.maps(cfg.scales), cfg.image_score)
+        found = evaluate_run(scores, cfg)
     result = {
         "format": FORMAT,
         "run_id": cfg.run_id,
         "status": "finished",
         "config": cfg.to_dict(),
         "losses": losses,
-        "metrics": values,
-        "undefined": why_undefined(values, scores),
-        "by_scales": by_scales,
-        "by_image_score": by_rule,
+        "metrics": found.metrics,
+        "undefined": why_undefined(found.metrics, scores),
+        "by_scales": found.by_scales,
+        "by_image_score": found.by_image_score,
         "history": history,
-        "images": _image_rows(scores, per_image),
+        "images": _image_rows(scores, found.per_image),
         "data": data,
         "model": model,
         "timing": {k: round(v, 3) for k, v in timing.items()},
         **({"complexity": complexity} if complexity else {}),
-        **({"pro_curve": curve} if curve else {}),
+        **({"pro_curve": found.pro_curve} if found.pro_curve else {}),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "provenance": provenance,
     }

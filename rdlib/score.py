@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -41,7 +42,7 @@ class Scores:
 
     def maps(self, scales: Sequence[int]) -> NDArray:
         """Anomaly maps S_AL (N, H, W): the sum over the chosen scales (smoothing is linear, so the order is free)."""
-        return self.scale_maps[[k - 1 for k in scales]].sum(axis=0)
+        return functools.reduce(np.add, [self.scale_maps[k - 1] for k in scales])
 
 
 @cache

@@ -1,6 +1,7 @@
 """Metrics against golden numbers, scikit-learn, brute force and cases one can do by hand."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -310,6 +311,138 @@ def test_image_metrics_are_invariant_and_bounded(labels, scores):
     after = [f(labels=labels, scores=np.exp(scores / 2.0)) for f in (metrics.image_auroc, metrics.image_ap)]
     assert after == pytest.approx(before, abs=1e-12, nan_ok=True)
     assert all(np.isnan(v) or 0 <= v <= 1 for v in before) and np.isnan(before).all() == (len(set(labels)) == 1)
+
+
+# --- In chunks, in any number type, and many ----------------------------------------------------------------------
+
+POOLED = ("pixel_auroc", "pixel_ap", "au_pro")
+budgets = st.sampled_from([1, 8, 16, 24, 33, 10**6])
+# Few values: ties within and across images, constant maps, both zeros, negatives, neighbours in the last bit, extremes.
+scores_of_all_kinds = st.sampled_from(
+    [-0.0, 0.0, 1.0, float(np.nextafter(np.float32(1), np.float32(2))), -1.0, 1e-45, -1e-45, 1e38, -1e38, 0.5]
+)
+
+
+def the_same_at_once_and_in_chunks(masks, maps, budget, max_fpr=0.3):
+    """Against the brute force and scikit-learn, too."""
+    fprs = np.linspace(0, 1, 11)
+    whole, pro = metrics.pixel_metrics_and_pro(masks=masks, maps=maps, fprs=fprs, max_fpr=max_fpr)
+    parts, pro_of_parts = metrics.pixel_metrics_and_pro(masks=masks, maps=maps, fprs=fprs, max_fpr=max_fpr, budget=budget)
+    assert parts == pytest.approx(whole, abs=1e-12)
+    np.testing.assert_allclose(pro_of_parts, pro, atol=1e-12)
+    np.testing.assert_allclose(pro, np.interp(fprs, *metrics.pro_curve(masks=masks, maps=maps)), atol=1e-12)
+    expected = roc_auc_score(masks.ravel(), maps.ravel()), average_precision_score(masks.ravel(), maps.ravel())
+    assert [whole[k] for k in POOLED] == pytest.approx([*expected, brute_au_pro(masks, maps, max_fpr)], abs=1e-12)
+
+
+@given(masks=small_masks, maps=arrays(np.float32, (3, 4, 4), elements=scores_of_all_kinds), budget=budgets)
+def test_chunks_change_nothing_on_any_small_case(masks, maps, budget):
+    the_same_at_once_and_in_chunks(masks, maps, budget)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("budget", [1, 300, 1000, 2**25])
+@pytest.mark.parametrize("levels", [15, 10**6])
+def test_chunks_change_nothing_on_larger_cases(levels, budget, dtype):
+    masks, maps = random_case(1, count=6, size=16, levels=levels)
+    the_same_at_once_and_in_chunks(masks, (maps - 1).astype(dtype), budget, max_fpr=0.2)
+
+
+def test_chunks_hold_no_more_than_their_budget_of_distinct_scores():
+    """1,152 distinct anomalous scores in groups of at most 100: each group is what sorting all of them gives."""
+    masks = np.ones((8, 12, 12), bool)
+    maps = np.random.default_rng(0).permutation(masks.size).reshape(masks.shape).astype(np.float32)
+    scores, pixels, overlaps = metrics._highest_anomalous(masks, maps, None, 100, 777)
+    assert scores.tolist() == list(range(677, 777)) and pixels.tolist() == [1] * 100 and overlaps == pytest.approx([1 / 144] * 100)
+    tied, pixels, overlaps = metrics._highest_anomalous(masks, maps // 4, None, 100, np.inf)
+    assert tied.tolist() == list(range(188, 288)) and pixels.tolist() == [4] * 100 and overlaps == pytest.approx([4 / 144] * 100)
+
+
+@given(masks=small_masks, maps=arrays(np.float32, (3, 4, 4), elements=scores_of_all_kinds))
+def test_number_types_do_not_matter(masks, maps):
+    double = maps.astype(np.float64)
+    assert metrics.pixel_metrics(masks=masks, maps=maps) == pytest.approx(metrics.pixel_metrics(masks=masks, maps=double), abs=1e-12)
+    for found, expected in zip(metrics.pro_curve(masks=masks, maps=maps), metrics.pro_curve(masks=masks, maps=double)):
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_doubles_that_singles_cannot_tell_apart_are_told_apart():
+    """A region above the only normal pixel, one below it: as singles all three tie."""
+    masks, maps = row(1, 0, 1, dtype=bool), row(1 + 2e-12, 1 + 1e-12, 1)
+    assert metrics.pixel_ap(masks=masks, maps=maps) == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics.au_pro(masks=row(1, 0, 0, dtype=bool), maps=maps) == 1
+    assert metrics.pixel_ap(masks=masks, maps=maps.astype(np.float32)) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("budget", [2**22, 2**25])
+def test_counts_are_exact_past_what_float32_can_count(budget):
+    """The same image 21 times has the metrics of one image; 22 million pixels (2^24 are 17 million), nearly all normal, share 20 scores."""
+    rng = np.random.default_rng(0)
+    maps = rng.integers(0, 20, (1, 1024, 1024)).astype(np.float32)
+    masks = rng.uniform(size=maps.shape) < 0.001 * (1 + maps)
+    many = [np.broadcast_to(a, (21, 1024, 1024)) for a in (masks, maps)]
+    found = metrics.pixel_metrics(masks=many[0], maps=many[1], budget=budget)
+    assert found == pytest.approx(metrics.pixel_metrics(masks=masks, maps=maps), abs=1e-12)
+    values = maps.ravel()[masks.ravel()]  # AUROC from 20 x 20 counts, in Python's integers
+    true, false = ([21 * int(n) for n in np.bincount(v.astype(int), minlength=20)] for v in (values, maps[~masks]))
+    won = sum(t * (2 * sum(false[:i]) + false[i]) for i, t in enumerate(true))
+    assert found["pixel_auroc"] == pytest.approx(won / (2 * sum(true) * sum(false)), abs=1e-14)
+
+
+def peak_memory(function, **arguments):
+    tracemalloc.start()
+    try:
+        function(**arguments)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_maps_on_disk_take_the_memory_of_the_budget(tmp_path):
+    """Four and eight times the pixels in the memory of the budget: 60 bytes a pixel of it, as the module's head says."""
+    masks, maps = random_case(3, count=64, size=64, levels=10**6)
+    files = {}
+    for name, values in (("masks", masks), ("maps", maps.astype(np.float32))):
+        np.save(tmp_path / f"{name}.npy", values)
+        files[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    budget = 2**15
+    assert isinstance(files["maps"], np.memmap) and 4 * budget < maps.size
+    half = {k: v[:32] for k, v in files.items()}
+    assert peak_memory(metrics.pixel_metrics, **files, budget=budget) < 60 * budget
+    assert peak_memory(metrics.pixel_metrics, **files, budget=budget) < 1.1 * peak_memory(metrics.pixel_metrics, **half, budget=budget)
+    assert peak_memory(metrics.pixel_metrics, **files) > 60 * budget  # the test set itself would not do
+    assert metrics.pixel_metrics(**files, budget=budget) == pytest.approx(metrics.pixel_metrics(masks=masks, maps=files["maps"]), abs=1e-12)
+    assert metrics.au_pro_per_image(**files) == metrics.au_pro_per_image(masks=masks, maps=np.array(files["maps"]))
+
+
+@given(masks=arrays(bool, (3, 5, 6)))
+def test_region_sizes_are_those_of_the_flood_fill(masks):
+    expected = np.zeros(masks.shape, int)
+    for region in regions_of(masks):
+        expected[region] = len(region[0])
+    assert metrics.region_sizes(masks).tolist() == expected[masks].tolist()
+
+
+@pytest.mark.parametrize("budget", [300, 2**25])
+def test_region_sizes_can_be_shared(budget):
+    masks, maps = random_case(2)
+    sizes = metrics.region_sizes(masks)
+    for name, arguments in (("pixel_metrics", {"budget": budget}), ("au_pro_per_image", {})):
+        function = getattr(metrics, name)
+        assert function(masks=masks, maps=maps, sizes=sizes, **arguments) == function(masks=masks, maps=maps)
+    # And they are used: were all regions of one pixel, every anomalous pixel would weigh the same, as for AUROC.
+    even = metrics.pixel_metrics(masks=masks, maps=maps, max_fpr=1, sizes=np.ones_like(sizes), budget=budget)
+    assert even["au_pro"] == pytest.approx(even["pixel_auroc"], abs=1e-12)
+    assert metrics.au_pro(masks=masks, maps=maps, max_fpr=1) != pytest.approx(even["pixel_auroc"], abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (0, 5, 6), (2, 3, 5, 6), (90, 64, 64)])
+@pytest.mark.parametrize("rule", ["max", "sum", "mean"])
+def test_image_score_is_the_same_in_chunks(rule, shape):
+    maps = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    found, expected = metrics.image_score(maps, rule), getattr(np, rule)(maps.astype(np.float64), axis=(-2, -1))
+    np.testing.assert_array_equal(found, expected)
+    assert found.shape == expected.shape and found.dtype == np.float64
 
 
 # --- Undefined and refused ----------------------------------------------------------------------------------------

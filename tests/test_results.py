@@ -1,6 +1,7 @@
 """Run files: complete, valid, whole or absent, and read back without torch."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 import os
@@ -111,6 +112,38 @@ def test_the_thin_pro_curve_has_the_area_of_the_whole_one(tmp_path):
     assert (fpr[0], fpr[-1]) == (0, 0.3) and len(fpr) == len(pro)
     assert np.trapezoid(pro, fpr) / 0.3 == pytest.approx(written["metrics"]["au_pro"], abs=0.01)
     assert "pro_curve" not in write(tmp_path / "no_masks", scores=made_up_scores(masks=False))
+
+
+def test_the_pro_curve_is_read_off_the_whole_one():
+    scores = made_up_scores()
+    found = evaluate.evaluate_run(scores, CFG).pro_curve
+    fpr, pro = metrics.pro_curve(masks=scores.masks, maps=scores.maps(CFG.scales))
+    assert found["pro"] == pytest.approx(np.interp(np.linspace(0, 0.3, 61), fpr, pro), abs=1e-5)
+
+
+def test_one_evaluation_is_that_of_each_scale_set_by_itself(monkeypatch):
+    """But finds the regions once, and orders the scores once per scale set."""
+    scores, cfg = made_up_scores(), config(image_score="sum", scales=(3,))
+    alone = {ks: evaluate.evaluate(scores, cfg, scales=ks) for ks in evaluate.SCALE_SETS}
+    calls = []
+    for name in ("region_sizes", "_pieces"):
+        function = getattr(metrics, name)
+        monkeypatch.setattr(metrics, name, lambda *a, _name=name, _function=function: calls.append(_name) or _function(*a))
+    found = evaluate.evaluate_run(scores, cfg)
+    assert sorted(calls) == ["_pieces"] * 5 + ["region_sizes"]
+    assert found.metrics == alone[(3,)]
+    assert list(found.by_scales.values()) == list(alone.values()) and len({v["au_pro"] for v in alone.values()}) == 5
+
+
+def test_a_methods_own_image_scores_count_for_every_scale_set():
+    scores = dataclasses.replace(made_up_scores(), image_scores=np.arange(6.0))
+    found = evaluate.evaluate_run(scores, CFG)
+    assert found.per_image is scores.image_scores
+    expected = metrics.image_auroc(labels=scores.labels, scores=scores.image_scores)
+    assert {v["image_auroc"] for v in (found.metrics, *found.by_scales.values())} == {expected}
+    assert found.by_image_score["max"]["image_auroc"] == metrics.image_auroc(
+        labels=scores.labels, scores=scores.maps((1, 2, 3)).max((1, 2))
+    )
 
 
 def test_images_say_how_large_their_anomaly_is(tmp_path):
