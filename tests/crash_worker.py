@@ -5,7 +5,6 @@ import os
 import time
 from pathlib import Path
 
-import torch._dynamo  # noqa: F401  (imported by the first optimiser; here once, before the fork)
 from helpers import TinyTeacher, config, image_set
 
 from rdlib import fit, model, results

@@ -22,7 +22,7 @@ from rdlib.errors import InputError
 
 KILLS_PER_RUN, RUNS = 6, 2
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["crash_worker"])
+CONTEXT.set_forkserver_preload(["rdlib.fit", "rdlib.score", "torch._dynamo"])  # the slow imports, once for all
 
 
 @pytest.fixture(scope="module")
