@@ -29,7 +29,7 @@ from scipy import ndimage
 from torchvision import datasets
 from torchvision.transforms import functional as TF
 
-from rdlib.config import NOVELTY_DATASETS, Config
+from rdlib.config import MVTEC_COUNTS, NOVELTY_DATASETS, Config
 from rdlib.errors import InputError
 from rdlib.metrics import EIGHT_NEIGHBOURS
 
@@ -61,7 +61,14 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Data:
-    """train: normal images only; test: both kinds; manifest: sha256 over names and contents; notes: what to know"""
+    """What a run sees.
+
+    train: normal images only; test: both kinds
+    manifest: sha256 over names and contents
+    notes: what to know, counted; the run file holds it. vanished_regions: gone at the run's resolution; train_test_duplicates:
+        test images with exactly the pixels of a training image; differs_from_official: images more or fewer than MVTec AD
+        has in this category, train and test added (absent where there are no official counts)
+    """
 
     train: ImageSet
     test: ImageSet
@@ -108,10 +115,25 @@ def load_mvtec(folder: Path, cfg: Config) -> Data:
     decoded, bad = _decode_all([*train, *test], cfg)
     problems += bad
     if problems:
-        raise DataError(_report(folder, problems))
+        raise DataError(report(str(folder), problems))
+    _refuse_too_few(len(train), str(folder / "train/good"), cfg)
     splits = [_stack(folder, items, decoded) for items in (train, test)]
-    notes = {"vanished_regions": sum(decoded[item.image].vanished for item in test)}
+    notes = {
+        "vanished_regions": sum(decoded[item.image].vanished for item in test),
+        "train_test_duplicates": count_duplicates(*([decoded[item.image].pixels for item in items] for items in (train, test))),
+    }
+    if cfg.dataset == "mvtec" and folder.name in MVTEC_COUNTS:
+        notes["differs_from_official"] = sum(abs(len(a) - n) for a, n in zip((train, test), MVTEC_COUNTS[folder.name]))
     return Data(splits[0], splits[1], manifest(folder, [*train, *test]), notes)
+
+
+def _refuse_too_few(count: int, where: str, cfg: Config) -> None:
+    """raises: DataError if BatchNorm would see a single vector, which torch refuses in the middle of training"""
+    if count < cfg.smallest_batch:
+        raise DataError(
+            f"{where}: {count} training image; at image_size={cfg.image_size} the embedding is one position and BatchNorm needs two "
+            "images at least: add an image or take image_size=64"
+        )
 
 
 def find_items(folder: Path) -> tuple[list[Item], list[Item], list[str]]:
@@ -128,9 +150,12 @@ def find_items(folder: Path) -> tuple[list[Item], list[Item], list[str]]:
     test = []
     there = sorted(p for p in (folder / "test").iterdir() if not p.name.startswith("."))
     problems += [f"{p}: unexpected file; images belong into test/good or test/<defect>" for p in there if not p.is_dir()]
-    problems += [f"{p}: masks of a defect without images in {folder / 'test'}" for p in _extra_masks(folder)]
+    problems += [f"{p}: masks of no defect in {folder / 'test'}; remove them" for p in _extra_masks(folder)]
     for defect in [p for p in there if p.is_dir()]:
+        before = len(problems)
         images = _images_in(defect, problems)
+        if not images and len(problems) == before and defect.name != "good":
+            problems.append(f"{defect}: no images of this defect; put them there or remove the folder")
         masks = {} if defect.name == "good" else _masks_of(folder / "ground_truth" / defect.name, problems)
         for path in images:
             mask = masks.pop(f"{path.stem}_mask", None)
@@ -145,14 +170,17 @@ def find_items(folder: Path) -> tuple[list[Item], list[Item], list[str]]:
     problems += [
         f"{p}: unexpected folder in train (only train/good is used)" for p in sorted((folder / "train").iterdir()) if p.name != "good"
     ]
+    parts = ("train", "test", "ground_truth")
+    others = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in parts)
+    problems += [f"{p}: unexpected folder; a category holds {', '.join(parts)}" for p in others]
     return train, test, problems
 
 
 def _extra_masks(folder: Path) -> list[Path]:
-    """Folders of ground truth that belong to no folder of test images."""
+    """Folders of ground truth that belong to no folder of anomalous test images."""
     truth = folder / "ground_truth"
     found = sorted(p for p in truth.iterdir() if not p.name.startswith(".")) if truth.is_dir() else []
-    return [p for p in found if not (folder / "test" / p.name).is_dir()]
+    return [p for p in found if p.name == "good" or not (folder / "test" / p.name).is_dir()]
 
 
 def _images_in(folder: Path, problems: list[str]) -> list[Path]:
@@ -173,6 +201,7 @@ class _Decoded:
     image: NDArray  # (3, H, W) uint8
     mask: NDArray | None  # (H, W) bool
     vanished: int  # regions that disappeared with resizing
+    pixels: str  # sha256 of the image as it is stored, before resizing
 
 
 def _decode_all(items: list[Item], cfg: Config) -> tuple[dict[Path, _Decoded], list[str]]:
@@ -191,7 +220,7 @@ def _decode(item: Item, cfg: Config) -> _Decoded:
     image = read_image(item.image)
     resized = resize(image, cfg.image_size, cfg.resize)
     if item.mask is None:
-        return _Decoded(resized, None, 0)
+        return _Decoded(resized, None, 0, pixel_hash(image))
     mask = read_mask(item.mask)
     if mask.size != image.size:
         raise DataError(
@@ -201,7 +230,19 @@ def _decode(item: Item, cfg: Config) -> _Decoded:
     if not original.any():
         raise DataError(f"{item.mask}: mask is empty, but its folder says the image is anomalous")
     small = resize_mask(mask, cfg.image_size, cfg.mask_rule)
-    return _Decoded(resized, small, _vanished(original, cfg))
+    return _Decoded(resized, small, _vanished(original, cfg), pixel_hash(image))
+
+
+def pixel_hash(image: Image.Image | NDArray) -> str:
+    """sha256 of the pixels and their shape: the same picture under another name or in another format has one hash."""
+    pixels = np.ascontiguousarray(image)
+    return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def count_duplicates(train: list[str], test: list[str]) -> int:
+    """Test images (hashes of their pixels) that are also training images."""
+    known = set(train)
+    return sum(pixels in known for pixels in test)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -262,9 +303,10 @@ def manifest(folder: Path, items: list[Item]) -> str:
     return total.hexdigest()
 
 
-def _report(folder: Path, problems: list[str], most: int = 40) -> str:
+def report(what: str, problems: list[str], most: int = 40) -> str:
+    """One text of all problems, at most `most` of them by name."""
     more = [f"... and {len(problems) - most} more"] if len(problems) > most else []
-    return "\n  ".join([f"{folder}: {len(problems)} problem(s) with the data:", *problems[:most], *more])
+    return "\n  ".join([f"{what}: {len(problems)} problem(s) with the data:", *problems[:most], *more])
 
 
 # --- One-class novelty --------------------------------------------------------------------------------------------
@@ -274,11 +316,13 @@ def load_novelty(cfg: Config, data_root: str | Path) -> Data:
     """Train on one class, test on the whole test set, the other nine classes are novel (Sec. 4.2)."""
     (train_x, train_y), (test_x, test_y) = _read_digits() if cfg.dataset == "digits" else _read_torchvision(cfg.dataset, data_root)
     chosen = np.flatnonzero(train_y == cfg.normal_class)
+    _refuse_too_few(len(chosen), f"{data_root or cfg.dataset}: class {cfg.normal_class}", cfg)
     train = ImageSet(_resize_batch(train_x[chosen], cfg), np.zeros(len(chosen), np.uint8), tuple(f"train/{i:05d}" for i in chosen))
     test_paths = tuple(f"test/{i:05d}-class{y}" for i, y in enumerate(test_y))
     test = ImageSet(_resize_batch(test_x, cfg), (test_y != cfg.normal_class).astype(np.uint8), test_paths)
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in (train_x, train_y, test_x, test_y))).hexdigest()
-    return Data(train, test, digest, {})
+    duplicates = count_duplicates(*(list(map(pixel_hash, images)) for images in (train_x[chosen], test_x)))
+    return Data(train, test, digest, {"train_test_duplicates": duplicates})
 
 
 Split = tuple[NDArray, NDArray]  # images (N, H, W[, 3]) uint8, classes (N,) int64

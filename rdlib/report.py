@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from rdlib import results, tables
 from rdlib.errors import InputError
-from rdlib.paths import resolve
+from rdlib.paths import output_folder, resolve
 
 
 class Report:
@@ -24,7 +24,7 @@ class Report:
 
     def __init__(self, results_dir: str, out_dir: str = "") -> None:
         self.folder = resolve(results_dir)
-        self.out = resolve(out_dir) if out_dir else None
+        self.out = output_folder("out_dir", out_dir) if out_dir else None
         self.runs = results.read_runs(self.folder)
         if not self.runs:
             raise InputError(f"{results_dir}: no run files (runs/*/result.json); run `make reproduce` first or give another results_dir")
