@@ -7,7 +7,6 @@ target's name is whole. A `manifest.sha256` beside the categories (as `sha256sum
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import re
 import shutil
@@ -22,6 +21,7 @@ import zlib
 from http.client import HTTPException
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
+from urllib.error import HTTPError
 
 from rdlib.config import MVTEC_COUNTS
 from rdlib.data import DataError, find_items, report
@@ -58,7 +58,7 @@ def acquire(source: str, target: str | Path, sha256: str = "", manifest: str | P
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as tmp:
             root = _fetch_and_unpack(source, Path(tmp), sha256.lower())
-            said = _complete(root, expected)
+            said = _complete(root, expected, source)
             root.chmod(0o755)
             root.rename(target)
     except OSError as error:  # disk full, no permission, or another process made the target meanwhile
@@ -72,8 +72,7 @@ def _fetch_and_unpack(source: str, tmp: Path, sha256: str) -> Path:
     if Path(source).is_dir():
         if sha256:
             raise InputError(f"{source}: is a folder; --sha256 is that of an archive, give --manifest instead")
-        _refuse_links(Path(source))
-        shutil.copytree(source, unpacked)
+        _copy(Path(source), unpacked)
         return _root(unpacked, source)
     archive = Path(source)
     if not archive.is_file():
@@ -93,6 +92,8 @@ def _download(url: str, file: Path) -> None:
             shutil.copyfileobj(answer, out, BLOCK)
             announced = answer.headers.get("Content-Length")
     except (OSError, HTTPException, ValueError) as error:  # URLError and HTTPError are OSErrors
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
         raise InputError(f"{url}: cannot be downloaded ({error}); fetch it by hand and give the file") from None
     if announced is not None and file.stat().st_size != int(announced):
         raise InputError(f"{url}: the download ended after {file.stat().st_size} of {announced} bytes; try again")
@@ -140,10 +141,14 @@ def _check_name(name: str) -> None:
         raise DataError(f"member {name!r} would be written outside the target")
 
 
-def _refuse_links(folder: Path) -> None:
-    for path in folder.rglob("*"):
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder's files and folders; shutil.copytree would follow links, and go on after the first error."""
+    target.mkdir()
+    for path in sorted(source.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise InputError(f"{path}: is a link or a device, only files and folders are copied; put the file itself there")
+        copy = target / path.relative_to(source)
+        copy.mkdir() if path.is_dir() else shutil.copyfile(path, copy)
 
 
 def _root(unpacked: Path, source: str) -> Path:
@@ -162,16 +167,14 @@ def categories(root: Path) -> list[Path]:
     return sorted({p.parent for part in ("train", "test") for p in root.glob(f"[!.]*/{part}")})
 
 
-def _complete(root: Path, expected: dict[str, str]) -> str:
+def _complete(root: Path, expected: dict[str, str], source: str) -> str:
     """Check a freshly unpacked folder and write its manifest. returns: what is there, in words"""
-    problems = problems_of(root)
-    if problems:
-        raise InputError(report(root.name, problems))
-    own = root / MANIFEST  # of a folder that was acquired before
-    expected = expected or (read_manifest(own) if own.is_file() else {})
     found = manifest_of(root)
-    _agree(root.name, found, expected)
-    own.write_text(manifest_text(found), encoding="utf-8")
+    expected = expected or _own_manifest(root)  # of a folder that was acquired before
+    problems = problems_of(root) + differences(found, expected)
+    if problems:
+        raise InputError(report(f"{source}: not complete; fetch it again", problems))
+    (root / MANIFEST).write_text(manifest_text(found), encoding="utf-8")
     return _words(root, bool(expected))
 
 
@@ -181,27 +184,27 @@ def check_existing(target: Path, expected: dict[str, str]) -> str:
     returns: what is there, in words
     raises: InputError if it is not complete, so that a half-extracted folder is never taken for the data set
     """
-    mend = "move it away and acquire it again"
     if not target.is_dir():
         raise InputError(f"{target}: is a file, not a folder; give another target")
-    if problems := problems_of(target):
-        raise InputError(report(f"{target}: there already, but not complete ({mend})", problems))
-    own = target / MANIFEST
-    expected = expected or (read_manifest(own) if own.is_file() else {})
+    expected = expected or _own_manifest(target)
+    problems = problems_of(target) + (differences(manifest_of(target), expected) if expected else [])
+    if problems:
+        raise InputError(report(f"{target}: there already, but not complete (move it away and acquire it again)", problems))
     missing = [c for c in MVTEC_COUNTS if not (target / c).is_dir()]
-    if not expected and missing:
+    if missing and not expected:
         raise InputError(
             f"{target}: there already, without {MANIFEST} and without {', '.join(missing)}, so it may be half-extracted; "
-            f"{mend} or give --manifest"
+            "move it away and acquire it again, or give --manifest"
         )
-    if expected:
-        _agree(f"{target}: there already", manifest_of(target), expected)
     return _words(target, bool(expected))
 
 
 def problems_of(root: Path) -> list[str]:
-    """What is wrong with the layout: unpaired or unexpected files, counts that are not the official ones; no decoding."""
-    problems = [] if categories(root) else [f"{root.name}: no category folder with train/good and test"]
+    """What is wrong with the layout: unpaired or unexpected files, counts that are not the official ones; no decoding.
+
+    returns: one line per problem, its paths relative to `root`
+    """
+    problems = [] if categories(root) else ["no folder CATEGORY/train or CATEGORY/test"]
     for folder in categories(root):
         try:
             train, test, found = find_items(folder)
@@ -214,7 +217,7 @@ def problems_of(root: Path) -> list[str]:
             problems.append(
                 f"{folder.name}: {len(train)} of {official[0]} training and {len(test)} of {official[1]} test images; half-extracted?"
             )
-    return problems
+    return [p.replace(f"{root}/", "") for p in problems]
 
 
 def _words(root: Path, by_manifest: bool) -> str:
@@ -261,15 +264,17 @@ def read_manifest(file: Path) -> dict[str, str]:
     return found
 
 
-def _agree(name: str, found: dict[str, str], expected: dict[str, str]) -> None:
-    """raises: InputError with every file that is missing, changed or too much"""
+def _own_manifest(root: Path) -> dict[str, str]:
+    return read_manifest(root / MANIFEST) if (root / MANIFEST).is_file() else {}
+
+
+def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """Every file that is missing, changed or too much, one line each; none if nothing particular is expected."""
     if not expected:
-        return
+        return []
     problems = [f"{p}: missing" for p in sorted(expected.keys() - found.keys())]
     problems += [f"{p}: not in the manifest" for p in sorted(found.keys() - expected.keys())]
-    problems += [f"{p}: sha256 is not the manifest's" for p in sorted(expected.keys() & found.keys()) if expected[p] != found[p]]
-    if problems:
-        raise InputError(report(f"{name}: does not agree with the manifest; fetch it again", problems))
+    return problems + [f"{p}: sha256 is not the manifest's" for p in sorted(expected.keys() & found.keys()) if expected[p] != found[p]]
 
 
 def file_sha256(path: Path) -> str:
@@ -286,9 +291,6 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--manifest", default="", help="file of lines `sha256  relative/path` to check against")
     parser.add_argument("--write-manifest", default="", help="also write the manifest of the target to this file")
     given = parser.parse_args(words)
-    # As Ctrl-C: the temporary folder is removed. Not in a thread other than the main one, where signals cannot be set.
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         print(acquire(given.source, given.target, given.sha256, given.manifest))
         if given.write_manifest:
@@ -303,4 +305,5 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the temporary folder is removed
     sys.exit(main())
