@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,10 +53,18 @@ class Report:
         display(figure)
 
     def maps(self, run: dict[str, Any]) -> dict[str, Any] | None:
-        """Images, masks and maps that the run kept; None if it kept none."""
-        return results.load_maps(self.folder / "runs" / run["run_id"])
+        """Images, masks and maps that the run kept; None if it kept none.
+
+        raises: InputError naming the file if it is damaged or holds pickled objects
+        """
+        folder = self.folder / "runs" / run["run_id"]
+        try:
+            return results.load_maps(folder)
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+            # NumPy's own words advise to allow pickles.
+            raise InputError(f"{folder / 'maps.npz'}: damaged, or holds something else than arrays; remove it and run again") from None
 
     @staticmethod
     def _show(shown: pd.DataFrame, caption: str) -> None:
         note = f"\n\n{tables.FOOTNOTE}" if shown.map(lambda t: "†" in str(t)).any().any() else ""
-        display(Markdown(f"**{caption}**\n\n{shown.to_markdown(disable_numparse=True)}{note}"))
+        display(Markdown(f"**{tables.escape(caption)}**\n\n{tables.escaped(shown).to_markdown(disable_numparse=True)}{note}"))
