@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,23 @@ def category_folders(dataset: str, data_root: str | Path = "", categories: str =
     if missing or not wanted:
         raise DataError(f"{root}: no category {', '.join(missing)}; there are: {', '.join(there) or 'none'}")
     return [root / name for name in wanted]
+
+
+def audit_categories(folders: Sequence[Path], settings: Mapping[str, Config]) -> list[dict[str, Any]]:
+    """One row of `audit_category` each.
+
+    settings: category -> Config
+    raises: DataError with every problem of every category, not only the first one's
+    """
+    rows, reports = [], []
+    for folder in folders:
+        try:
+            rows.append(audit_category(folder, settings[folder.name]))
+        except DataError as error:
+            reports.append(str(error))
+    if reports:
+        raise DataError("\n".join(reports))
+    return rows
 
 
 def audit_category(folder: Path, cfg: Config) -> dict[str, Any]:
