@@ -94,7 +94,8 @@ def _download(url: str, file: Path) -> None:
     except (OSError, HTTPException, ValueError) as error:  # URLError and HTTPError are OSErrors
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection
-        raise InputError(f"{url}: cannot be downloaded ({error}); fetch it by hand and give the file") from None
+        reason = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
+        raise InputError(f"{url}: cannot be downloaded ({reason}); fetch it by hand and give the file") from None
     if announced is not None and file.stat().st_size != int(announced):
         raise InputError(f"{url}: the download ended after {file.stat().st_size} of {announced} bytes; try again")
 
@@ -114,7 +115,7 @@ def _unpack(archive: Path, folder: Path, source: str) -> None:
     except DataError as error:
         raise InputError(f"{source}: {error}; this is not the original archive") from None
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise InputError(f"{source}: not a complete tar or zip archive ({error}); fetch it again") from None
+        raise InputError(f"{source}: not a complete tar or zip archive ({str(error).partition(':')[0]}); fetch it again") from None
 
 
 def _plain(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:

@@ -162,7 +162,8 @@ class Config:
                 raise InputError(f"{name}={value!r}: only letters, digits, '_' and '.' (it becomes a file name)")
         if len(self.run_id) > LONGEST_ID:
             raise InputError(
-                f"label={self.label[:20]!r}...: the run id has {len(self.run_id)} characters, at most {LONGEST_ID} fit a file name"
+                f"label={self.label[:20]!r}...: the run id has {len(self.run_id)} characters, at most {LONGEST_ID} fit a file name; "
+                "take a shorter one"
             )
 
     def _check_what_is_normal(self) -> None:

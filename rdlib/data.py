@@ -158,21 +158,28 @@ def find_items(folder: Path) -> tuple[list[Item], list[Item], list[str]]:
             problems.append(f"{defect}: no images of this defect; put them there or remove the folder")
         masks = {} if defect.name == "good" else _masks_of(folder / "ground_truth" / defect.name, problems)
         for path in images:
-            mask = masks.pop(f"{path.stem}_mask", None)
+            mask = masks.get(f"{path.stem}_mask")
             if defect.name != "good" and mask is None:
-                problems.append(f"{path}: no mask {folder / 'ground_truth' / defect.name / path.stem}_mask.png")
+                problems.append(
+                    f"{path}: no mask {folder / 'ground_truth' / defect.name / path.stem}_mask.png; put it there or remove the image"
+                )
             test.append(Item(path, defect.name, mask))
-        problems += [f"{mask}: mask without an image in {defect}" for mask in masks.values()]
+        stems = {f"{path.stem}_mask" for path in images}
+        problems += [
+            f"{mask}: mask without an image in {defect}; remove it or add the image" for stem, mask in masks.items() if stem not in stems
+        ]
     if not train:
         problems.append(f"{folder / 'train/good'}: no images; one normal image at least is needed to train")
     if not test:
         problems.append(f"{folder / 'test'}: no images; expected test/good and test/<defect>")
     problems += [
-        f"{p}: unexpected folder in train (only train/good is used)" for p in sorted((folder / "train").iterdir()) if p.name != "good"
+        f"{p}: unexpected {'folder' if p.is_dir() else 'file'} in train (only train/good is used); move it away"
+        for p in sorted((folder / "train").iterdir())
+        if p.name != "good" and not p.name.startswith(".")
     ]
     parts = ("train", "test", "ground_truth")
     others = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in parts)
-    problems += [f"{p}: unexpected folder; a category holds {', '.join(parts)}" for p in others]
+    problems += [f"{p}: unexpected folder (a category holds {', '.join(parts)}); move it away" for p in others]
     return train, test, problems
 
 
@@ -185,7 +192,11 @@ def _extra_masks(folder: Path) -> list[Path]:
 
 def _images_in(folder: Path, problems: list[str]) -> list[Path]:
     files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    problems += [f"{p}: unexpected file (images are {', '.join(IMAGE_SUFFIXES)})" for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
+    problems += [
+        f"{p}: unexpected file (images are {', '.join(IMAGE_SUFFIXES)}); move it away"
+        for p in files
+        if p.suffix.lower() not in IMAGE_SUFFIXES
+    ]
     images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
     stems = [p.stem for p in images]
     problems += [f"{p}: another image has the same name with another suffix; remove one" for p in images if stems.count(p.stem) > 1]
@@ -224,11 +235,14 @@ def _decode(item: Item, cfg: Config) -> _Decoded:
     mask = read_mask(item.mask)
     if mask.size != image.size:
         raise DataError(
-            f"{item.mask}: mask is {mask.size[0]}x{mask.size[1]}, its image {item.image.name} is {image.size[0]}x{image.size[1]}"
+            f"{item.mask}: mask is {mask.size[0]}x{mask.size[1]}, its image {item.image.name} is {image.size[0]}x{image.size[1]}; "
+            "give the mask of this image"
         )
     original = np.asarray(mask) > 0
     if not original.any():
-        raise DataError(f"{item.mask}: mask is empty, but its folder says the image is anomalous")
+        raise DataError(
+            f"{item.mask}: mask is empty, but its folder says the image is anomalous; mark the region, or move the image to test/good"
+        )
     small = resize_mask(mask, cfg.image_size, cfg.mask_rule)
     return _Decoded(resized, small, _vanished(original, cfg), pixel_hash(image))
 
@@ -402,7 +416,7 @@ def _lay_out_mnist(cls: type, source: Path, target: Path) -> None:
         else:
             missing.append(f"{source / plain}[.gz]")
     if missing:
-        raise DataError(f"missing: {', '.join(missing)}")
+        raise DataError(f"missing: {', '.join(missing)}; put the original files there")
 
 
 def _lay_out_cifar(cls: type, source: Path, target: Path) -> None:
@@ -413,6 +427,8 @@ def _lay_out_cifar(cls: type, source: Path, target: Path) -> None:
         try:
             with tarfile.open(archive) as tar:
                 tar.extractall(target.parent, filter="data")
+        except tarfile.FilterError as error:
+            raise DataError(f"{archive}: member {error.tarinfo.name!r} would leave its folder; this is not the original archive") from None
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise DataError(f"{archive}: cannot be unpacked ({error}); replace the file") from None
     else:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -472,8 +473,9 @@ def load_official_checkpoint(model: ReverseDistillation, checkpoint: str | Path 
         model.ocbe.load_state_dict(ocbe)
         model.student.load_state_dict(student)
     except (RuntimeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{name}: does not fit this model ({reason}); it is of another backbone, or not the official code's") from None
+        first = re.search(r'(?:"|mismatch for )([\w.]+)', str(error))
+        where = f" (it differs at {first[1]})" if first else ""
+        raise InputError(f"{name}: does not fit this model{where}; it is of another backbone, or not the official code's") from None
 
 
 # Official name of each MFF convolution -> (scale, position on that scale's path)

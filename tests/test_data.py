@@ -156,7 +156,8 @@ def test_masks_of_every_mode_are_anomalous_above_zero(tmp_path, mode, value):
 
 def test_hidden_files_and_the_licence_beside_the_folders_are_no_problem(folder):
     (folder / "license.txt").write_text("MVTec AD has these")
-    (folder / "train/good/.DS_Store").write_text("macOS leaves these")
+    for place in ("", "train", "train/good", "test", "test/hole", "ground_truth"):
+        (folder / place / ".DS_Store").write_text("macOS leaves these")
     assert len(load(folder).train) == 4
 
 
