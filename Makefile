@@ -59,4 +59,4 @@ lock:  ## renew requirements.txt from pyproject.toml (needs uv)
 audit: setup  ## known vulnerabilities of the locked packages, asked of their database (needs the network)
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
-	.venv/audit/bin/pip-audit --disable-pip --require-hashes --requirement requirements.txt
+	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
