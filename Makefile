@@ -7,7 +7,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reference notebooks bench test lint lab lock
+.PHONY: help setup data reproduce reference notebooks bench test lint lab lock audit
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -19,6 +19,14 @@ setup: .venv/ready  ## create .venv and install the locked requirements and rdli
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
+
+SOURCE ?=
+TARGET ?= data/mvtec
+SHA256 ?=
+MANIFEST ?=
+
+data: setup  ## a complete MVTec AD in TARGET from SOURCE, your archive, folder or address (SHA256=, MANIFEST= check it)
+	python -m rdlib.acquire "$(SOURCE)" "$(TARGET)" --sha256 "$(SHA256)" --manifest "$(MANIFEST)"
 
 CORES ?= all
 SNAKEMAKE = snakemake --cores $(CORES) --keep-going --nolock --rerun-incomplete --rerun-triggers mtime --config profile=$(PROFILE) data="$(DATA)" --quiet rules host
@@ -45,8 +53,13 @@ lint: setup  ## ruff on modules and notebooks
 	ruff check rdlib tests notebooks
 	ruff format --check rdlib tests
 
-lab: setup  ## JupyterLab on the notebooks
-	jupyter lab notebooks
+lab: setup  ## JupyterLab on the notebooks, for this machine only and with a token
+	jupyter lab --ip=127.0.0.1 notebooks
 
 lock:  ## renew requirements.txt from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" -o requirements.txt
+
+audit: setup  ## known vulnerabilities of the locked packages, asked of their database (needs the network)
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdlib import demo
+from rdlib import data, demo
 from rdlib.config import MVTEC_COUNTS, Config
 from rdlib.data import DataError, find_items, load_mvtec, read_image, read_mask, resize, resize_mask
 from rdlib.metrics import count_regions
@@ -39,6 +39,23 @@ def category_folders(dataset: str, data_root: str | Path = "", categories: str =
     return [root / name for name in wanted]
 
 
+def audit_categories(folders: Sequence[Path], settings: Mapping[str, Config]) -> list[dict[str, Any]]:
+    """One row of `audit_category` each.
+
+    settings: category -> Config
+    raises: DataError with every problem of every category, not only the first one's
+    """
+    rows, reports = [], []
+    for folder in folders:
+        try:
+            rows.append(audit_category(folder, settings[folder.name]))
+        except DataError as error:
+            reports.append(str(error))
+    if reports:
+        raise DataError("\n".join(reports))
+    return rows
+
+
 def audit_category(folder: Path, cfg: Config) -> dict[str, Any]:
     """One row on a category in MVTec layout, read by the same strict loader that training uses.
 
@@ -47,23 +64,23 @@ def audit_category(folder: Path, cfg: Config) -> dict[str, Any]:
         share of the image that is anomalous, in per cent, over anomalous images; manifest (64 hex digits)
     raises: DataError with every problem found
     """
-    data = load_mvtec(folder, cfg)
+    loaded = load_mvtec(folder, cfg)
     train, test, _ = find_items(folder)
     masks = [np.asarray(read_mask(item.mask)) > 0 for item in test if item.mask]
     shares = [100 * mask.mean() for mask in masks] or [float("nan")]
     return {
         "category": folder.name,
-        "train": len(data.train),
-        "test good": int((data.test.labels == 0).sum()),
-        "test anomalous": int(data.test.labels.sum()),
+        "train": len(loaded.train),
+        "test good": int((loaded.test.labels == 0).sum()),
+        "test anomalous": int(loaded.test.labels.sum()),
         "defect types": len({item.defect for item in test} - {"good"}),
         "size, px": ", ".join(sorted({_size(item.image) for item in train + test})),
         "regions": sum(count_regions(mask) for mask in masks),
         "area min, %": float(np.min(shares)),
         "area median, %": float(np.median(shares)),
         "area max, %": float(np.max(shares)),
-        "vanished": data.notes["vanished_regions"],
-        "manifest": data.manifest,
+        "vanished": loaded.notes["vanished_regions"],
+        "manifest": loaded.manifest,
     }
 
 
@@ -113,9 +130,8 @@ def duplicates(folder: Path) -> list[tuple[str, str]]:
 
 
 def pixel_hash(path: Path) -> str:
-    """sha256 of the decoded RGB pixels and their shape: the same picture as PNG and BMP has one hash."""
-    pixels = np.asarray(read_image(path))
-    return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    """`data.pixel_hash` of a file's decoded RGB pixels."""
+    return data.pixel_hash(read_image(path))
 
 
 Example = tuple[str, NDArray, NDArray | None]  # title, image (C, H, W) uint8, mask (H, W) bool

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from rdlib.errors import InputError
+from rdlib.paths import output_folder
 
 IMAGE_FOLDER_DATASETS = ("demo", "mvtec")
 NOVELTY_DATASETS = ("fashion_mnist", "mnist", "cifar10", "digits")
@@ -44,6 +45,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 POSITIVE = ("image_size", "batch_size", "lr")
 AT_LEAST_ZERO = ("sigma", "seed", "epochs")
+LONGEST_ID = 240  # characters of a run id; file systems take names of 255 bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,12 +155,22 @@ class Config:
                 f"epochs={self.epochs}: method {self.method!r} {'trains nothing, epochs must be 0' if self.epochs else 'needs 1 or more'}"
             )
         self._check_what_is_normal()
+        if self.batch_size < self.smallest_batch:
+            raise InputError(
+                f"batch_size={self.batch_size}: at image_size={self.image_size} the embedding is one position and BatchNorm needs two "
+                "images at least; take batch_size=2 or image_size=64"
+            )
         if not self.experiment:
             raise InputError("experiment='': must not be empty, it begins the run id")
         for name in ("category", "experiment", "label"):
             value = getattr(self, name)
             if not re.fullmatch(r"[A-Za-z0-9_.]*", value) or value.startswith("."):
                 raise InputError(f"{name}={value!r}: only letters, digits, '_' and '.' (it becomes a file name)")
+        if len(self.run_id) > LONGEST_ID:
+            raise InputError(
+                f"label={self.label[:20]!r}...: the run id has {len(self.run_id)} characters, at most {LONGEST_ID} fit a file name; "
+                "take a shorter one"
+            )
 
     def _check_what_is_normal(self) -> None:
         if self.dataset in NOVELTY_DATASETS:
@@ -168,6 +180,12 @@ class Config:
             raise InputError(f"normal_class={self.normal_class!r}: dataset {self.dataset!r} takes a category instead")
         elif not self.category:
             raise InputError(f"category={self.category!r}: dataset {self.dataset!r} needs one, for example 'bottle'")
+
+    @property
+    def smallest_batch(self) -> int:
+        """Images that a training batch needs at least: two where the embedding (1/32 of the image) is a single vector."""
+        trains_embedding = self.method == "reverse" and self.teacher != "custom"  # of a teacher of the user's we cannot know
+        return 2 if trains_embedding and self.image_size == 32 else 1
 
     @property
     def has_masks(self) -> bool:
@@ -270,6 +288,7 @@ def from_notebook(namespace: dict[str, Any]) -> tuple[Config, Where]:
             raise InputError(f"{name}={given[name]!r}: expected {expected.__name__}, got {type(given[name]).__name__}")
         if expected is int and given[name] < 0:
             raise InputError(f"{name}={given[name]!r}: must be 0 or greater")
+    output_folder("out_dir", given.get("out_dir", Where.out_dir))
     cfg = Config.create(**{k: v for k, v in given.items() if k not in places})
     return cfg, Where(**{k: v for k, v in given.items() if k in places})
 

@@ -32,7 +32,7 @@ from torchvision.transforms import functional as TF
 
 from rdlib import cache
 from rdlib.cache import Store
-from rdlib.config import NOVELTY_DATASETS, Config
+from rdlib.config import MVTEC_COUNTS, NOVELTY_DATASETS, Config
 from rdlib.errors import InputError
 from rdlib.metrics import EIGHT_NEIGHBOURS
 
@@ -64,7 +64,14 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Data:
-    """train: normal images only; test: both kinds; manifest: sha256 over names and contents; notes: what to know"""
+    """What a run sees.
+
+    train: normal images only; test: both kinds
+    manifest: sha256 over names and contents
+    notes: what to know, counted; the run file holds it. vanished_regions: gone at the run's resolution; train_test_duplicates:
+        test images with exactly the pixels of a training image; differs_from_official: images more or fewer than MVTec AD
+        has in this category, train and test added (absent where there are no official counts)
+    """
 
     train: ImageSet
     test: ImageSet
@@ -113,16 +120,29 @@ def load_mvtec(folder: Path, cfg: Config, store: Store | None = None) -> Data:
     def decode() -> Iterator[list[NDArray]]:
         decoded, bad = _decode_all([*train, *test], cfg)
         if problems or bad:
-            raise DataError(_report(folder, problems + bad))
+            raise DataError(report(str(folder), problems + bad))
         yield _stack(train, test, decoded)
 
     digest = "" if problems else _manifest_if_readable(folder, [*train, *test])
     key = cache.key_of("images", digest, cfg.image_size, cfg.resize, cfg.mask_rule, PIL.__version__)
     kept = store.arrays("images", key, 4 * len(train + test) * cfg.image_size**2, decode) if store and digest else None
-    train_x, test_x, test_masks, vanished = kept or next(decode())
+    train_x, test_x, test_masks, (vanished, duplicates) = kept or next(decode())
+    _refuse_too_few(len(train), str(folder / "train/good"), cfg)
     train_masks = np.zeros((len(train), *test_masks.shape[1:]), dtype=bool)
     splits = [_image_set(folder, *split) for split in ((train, train_x, train_masks), (test, test_x, test_masks))]
-    return Data(*splits, digest, {"vanished_regions": int(vanished.sum())})
+    notes = {"vanished_regions": int(vanished), "train_test_duplicates": int(duplicates)}
+    if cfg.dataset == "mvtec" and folder.name in MVTEC_COUNTS:
+        notes["differs_from_official"] = sum(abs(len(a) - n) for a, n in zip((train, test), MVTEC_COUNTS[folder.name]))
+    return Data(*splits, digest, notes)
+
+
+def _refuse_too_few(count: int, where: str, cfg: Config) -> None:
+    """raises: DataError if BatchNorm would see a single vector, which torch refuses in the middle of training"""
+    if count < cfg.smallest_batch:
+        raise DataError(
+            f"{where}: {count} training image; at image_size={cfg.image_size} the embedding is one position and BatchNorm needs two "
+            "images at least: add an image or take image_size=64"
+        )
 
 
 def find_items(folder: Path) -> tuple[list[Item], list[Item], list[str]]:
@@ -139,36 +159,53 @@ def find_items(folder: Path) -> tuple[list[Item], list[Item], list[str]]:
     test = []
     there = sorted(p for p in (folder / "test").iterdir() if not p.name.startswith("."))
     problems += [f"{p}: unexpected file; images belong into test/good or test/<defect>" for p in there if not p.is_dir()]
-    problems += [f"{p}: masks of a defect without images in {folder / 'test'}" for p in _extra_masks(folder)]
+    problems += [f"{p}: masks of no defect in {folder / 'test'}; remove them" for p in _extra_masks(folder)]
     for defect in [p for p in there if p.is_dir()]:
+        before = len(problems)
         images = _images_in(defect, problems)
+        if not images and len(problems) == before and defect.name != "good":
+            problems.append(f"{defect}: no images of this defect; put them there or remove the folder")
         masks = {} if defect.name == "good" else _masks_of(folder / "ground_truth" / defect.name, problems)
         for path in images:
-            mask = masks.pop(f"{path.stem}_mask", None)
+            mask = masks.get(f"{path.stem}_mask")
             if defect.name != "good" and mask is None:
-                problems.append(f"{path}: no mask {folder / 'ground_truth' / defect.name / path.stem}_mask.png")
+                problems.append(
+                    f"{path}: no mask {folder / 'ground_truth' / defect.name / path.stem}_mask.png; put it there or remove the image"
+                )
             test.append(Item(path, defect.name, mask))
-        problems += [f"{mask}: mask without an image in {defect}" for mask in masks.values()]
+        stems = {f"{path.stem}_mask" for path in images}
+        problems += [
+            f"{mask}: mask without an image in {defect}; remove it or add the image" for stem, mask in masks.items() if stem not in stems
+        ]
     if not train:
         problems.append(f"{folder / 'train/good'}: no images; one normal image at least is needed to train")
     if not test:
         problems.append(f"{folder / 'test'}: no images; expected test/good and test/<defect>")
     problems += [
-        f"{p}: unexpected folder in train (only train/good is used)" for p in sorted((folder / "train").iterdir()) if p.name != "good"
+        f"{p}: unexpected {'folder' if p.is_dir() else 'file'} in train (only train/good is used); move it away"
+        for p in sorted((folder / "train").iterdir())
+        if p.name != "good" and not p.name.startswith(".")
     ]
+    parts = ("train", "test", "ground_truth")
+    others = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in parts)
+    problems += [f"{p}: unexpected folder (a category holds {', '.join(parts)}); move it away" for p in others]
     return train, test, problems
 
 
 def _extra_masks(folder: Path) -> list[Path]:
-    """Folders of ground truth that belong to no folder of test images."""
+    """Folders of ground truth that belong to no folder of anomalous test images."""
     truth = folder / "ground_truth"
     found = sorted(p for p in truth.iterdir() if not p.name.startswith(".")) if truth.is_dir() else []
-    return [p for p in found if not (folder / "test" / p.name).is_dir()]
+    return [p for p in found if p.name == "good" or not (folder / "test" / p.name).is_dir()]
 
 
 def _images_in(folder: Path, problems: list[str]) -> list[Path]:
     files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    problems += [f"{p}: unexpected file (images are {', '.join(IMAGE_SUFFIXES)})" for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
+    problems += [
+        f"{p}: unexpected file (images are {', '.join(IMAGE_SUFFIXES)}); move it away"
+        for p in files
+        if p.suffix.lower() not in IMAGE_SUFFIXES
+    ]
     images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
     stems = [p.stem for p in images]
     problems += [f"{p}: another image has the same name with another suffix; remove one" for p in images if stems.count(p.stem) > 1]
@@ -184,6 +221,7 @@ class _Decoded:
     image: NDArray  # (3, H, W) uint8
     mask: NDArray | None  # (H, W) bool
     vanished: int  # regions that disappeared with resizing
+    pixels: str  # sha256 of the image as it is stored, before resizing
 
 
 def _decode_all(items: list[Item], cfg: Config) -> tuple[dict[Path, _Decoded], list[str]]:
@@ -202,17 +240,32 @@ def _decode(item: Item, cfg: Config) -> _Decoded:
     image = read_image(item.image)
     resized = resize(image, cfg.image_size, cfg.resize)
     if item.mask is None:
-        return _Decoded(resized, None, 0)
+        return _Decoded(resized, None, 0, pixel_hash(image))
     mask = read_mask(item.mask)
     if mask.size != image.size:
         raise DataError(
-            f"{item.mask}: mask is {mask.size[0]}x{mask.size[1]}, its image {item.image.name} is {image.size[0]}x{image.size[1]}"
+            f"{item.mask}: mask is {mask.size[0]}x{mask.size[1]}, its image {item.image.name} is {image.size[0]}x{image.size[1]}; "
+            "give the mask of this image"
         )
     original = np.asarray(mask) > 0
     if not original.any():
-        raise DataError(f"{item.mask}: mask is empty, but its folder says the image is anomalous")
+        raise DataError(
+            f"{item.mask}: mask is empty, but its folder says the image is anomalous; mark the region, or move the image to test/good"
+        )
     small = resize_mask(mask, cfg.image_size, cfg.mask_rule)
-    return _Decoded(resized, small, _vanished(original, cfg))
+    return _Decoded(resized, small, _vanished(original, cfg), pixel_hash(image))
+
+
+def pixel_hash(image: Image.Image | NDArray) -> str:
+    """sha256 of the pixels and their shape: the same picture under another name or in another format has one hash."""
+    pixels = np.ascontiguousarray(image)
+    return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def count_duplicates(train: list[str], test: list[str]) -> int:
+    """Test images (hashes of their pixels) that are also training images."""
+    known = set(train)
+    return sum(pixels in known for pixels in test)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -258,11 +311,12 @@ def _vanished(original: NDArray, cfg: Config) -> int:
 
 
 def _stack(train: list[Item], test: list[Item], decoded: dict[Path, _Decoded]) -> list[NDArray]:
-    """Images (N, 3, H, W) of both splits, masks (N, H, W) of the test images, vanished regions of each (N,)."""
+    """Images (N, 3, H, W) of both splits, masks (N, H, W) of the test images, and two counts: vanished regions, duplicates."""
     images = [np.stack([decoded[item.image].image for item in items]) for items in (train, test)]
     empty = np.zeros(images[0].shape[-2:], dtype=bool)
     masks = np.stack([empty if decoded[item.image].mask is None else decoded[item.image].mask for item in test])
-    return [*images, masks, np.array([decoded[item.image].vanished for item in test])]
+    duplicates = count_duplicates(*([decoded[item.image].pixels for item in items] for items in (train, test)))
+    return [*images, masks, np.array([sum(decoded[item.image].vanished for item in test), duplicates])]
 
 
 def _image_set(folder: Path, items: list[Item], images: NDArray, masks: NDArray) -> ImageSet:
@@ -286,9 +340,10 @@ def _manifest_if_readable(folder: Path, items: list[Item]) -> str:
         return ""
 
 
-def _report(folder: Path, problems: list[str], most: int = 40) -> str:
+def report(what: str, problems: list[str], most: int = 40) -> str:
+    """One text of all problems, at most `most` of them by name."""
     more = [f"... and {len(problems) - most} more"] if len(problems) > most else []
-    return "\n  ".join([f"{folder}: {len(problems)} problem(s) with the data:", *problems[:most], *more])
+    return "\n  ".join([f"{what}: {len(problems)} problem(s) with the data:", *problems[:most], *more])
 
 
 # --- One-class novelty --------------------------------------------------------------------------------------------
@@ -298,11 +353,13 @@ def load_novelty(cfg: Config, data_root: str | Path) -> Data:
     """Train on one class, test on the whole test set, the other nine classes are novel (Sec. 4.2)."""
     (train_x, train_y), (test_x, test_y) = _read_digits() if cfg.dataset == "digits" else _read_torchvision(cfg.dataset, data_root)
     chosen = np.flatnonzero(train_y == cfg.normal_class)
+    _refuse_too_few(len(chosen), f"{data_root or cfg.dataset}: class {cfg.normal_class}", cfg)
     train = ImageSet(_resize_batch(train_x[chosen], cfg), np.zeros(len(chosen), np.uint8), tuple(f"train/{i:05d}" for i in chosen))
     test_paths = tuple(f"test/{i:05d}-class{y}" for i, y in enumerate(test_y))
     test = ImageSet(_resize_batch(test_x, cfg), (test_y != cfg.normal_class).astype(np.uint8), test_paths)
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in (train_x, train_y, test_x, test_y))).hexdigest()
-    return Data(train, test, digest, {})
+    duplicates = count_duplicates(*(list(map(pixel_hash, images)) for images in (train_x[chosen], test_x)))
+    return Data(train, test, digest, {"train_test_duplicates": duplicates})
 
 
 Split = tuple[NDArray, NDArray]  # images (N, H, W[, 3]) uint8, classes (N,) int64
@@ -382,7 +439,7 @@ def _lay_out_mnist(cls: type, source: Path, target: Path) -> None:
         else:
             missing.append(f"{source / plain}[.gz]")
     if missing:
-        raise DataError(f"missing: {', '.join(missing)}")
+        raise DataError(f"missing: {', '.join(missing)}; put the original files there")
 
 
 def _lay_out_cifar(cls: type, source: Path, target: Path) -> None:
@@ -393,6 +450,8 @@ def _lay_out_cifar(cls: type, source: Path, target: Path) -> None:
         try:
             with tarfile.open(archive) as tar:
                 tar.extractall(target.parent, filter="data")
+        except tarfile.FilterError as error:
+            raise DataError(f"{archive}: member {error.tarinfo.name!r} would leave its folder; this is not the original archive") from None
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise DataError(f"{archive}: cannot be unpacked ({error}); replace the file") from None
     else:

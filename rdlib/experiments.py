@@ -206,7 +206,7 @@ def find_data(data: str) -> dict[str, str]:
     folders = [Path(p).expanduser() for p in data.split(os.pathsep) if p]
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"DATA={folder}: no such folder")
+            raise InputError(f"DATA={folder}: no such folder; give folders that are there, separated by {os.pathsep!r}")
     found = {}
     for folder in folders:
         for root in (folder, folder / "mvtec", folder / "mvtec_anomaly_detection"):

@@ -7,6 +7,7 @@ from its checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -44,8 +45,9 @@ def record(result: Path, executed: Path, parameters: dict[str, Any], attempt: in
 def forget(folder: Path) -> None:
     """Remove the failures of an earlier batch below `folder`, so that their runs are tried again."""
     for path in (folder / "runs").glob("*/result.json"):
-        if json.loads(path.read_text(encoding="utf-8")).get("status") != "finished":
-            path.unlink()
+        with contextlib.suppress(ValueError):  # damaged: the tables will name it
+            if json.loads(path.read_text(encoding="utf-8"))["status"] != "finished":
+                path.unlink()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -184,10 +185,26 @@ def load_teacher(name: str, normalise: str = "imagenet", weights: str | Path = "
     expected = path.stem.rsplit("-", 1)[-1] if name in LITE_TEACHERS else _torchvision_hash(name)
     if not sha256.startswith(expected):
         raise InputError(f"{path}: sha256 begins {sha256[:8]}, the published weights of {name} begin {expected}; fetch them again")
-    state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    state_dict = read_tensors(path)
     make, norm = (lite_teacher, LITE_INPUT) if name in LITE_TEACHERS else (resnet_teacher, IMAGENET)
     mean, std = norm if normalise == "imagenet" else IDENTITY
     return make(name, state_dict, mean, std), sha256
+
+
+def read_tensors(path: str | Path) -> dict:
+    """A dictionary of tensors from a file of `torch.save`; nothing else in it is ever built, so no code of its maker runs.
+
+    raises: InputError naming the file if it is not there, damaged, or holds pickled objects
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; give the checkpoint's full name")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a damaged or hostile pickle raises almost anything, and torch's text advises to trust it
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: damaged, or holds something else than a dictionary of tensors, which could run code; fetch the original")
+    return found
 
 
 def _lite_weights(name: str) -> Path:
@@ -447,14 +464,21 @@ def load_official_checkpoint(model: ReverseDistillation, checkpoint: str | Path 
 
     The entries of its never-called 1x1 convolution (conv4, bn4) are dropped.
     checkpoint: file (read with weights_only) or the dictionary itself
-    raises: InputError if it is no such checkpoint; RuntimeError if shapes or names do not fit the model
+    raises: InputError if it is no such checkpoint, or shapes or names do not fit the model
     """
-    if not isinstance(checkpoint, dict):
-        checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if not {"bn", "decoder"} <= set(checkpoint):
-        raise InputError(f"not a checkpoint of the official code: expected keys 'bn' and 'decoder', got {sorted(checkpoint)[:5]}")
-    model.ocbe.load_state_dict({_ocbe_name(k): v for k, v in checkpoint["bn"].items() if k.split(".")[0] not in ("conv4", "bn4")})
-    model.student.load_state_dict({_student_name(k): v for k, v in checkpoint["decoder"].items()})
+    name = "checkpoint" if isinstance(checkpoint, dict) else str(checkpoint)
+    found = checkpoint if isinstance(checkpoint, dict) else read_tensors(checkpoint)
+    if not all(isinstance(found.get(part), dict) for part in ("bn", "decoder")):
+        raise InputError(f"{name}: not of the official code; expected keys 'bn' and 'decoder' with tensors, got {list(found)[:5]}")
+    try:
+        ocbe = {_ocbe_name(k): v for k, v in found["bn"].items() if k.split(".")[0] not in ("conv4", "bn4")}
+        student = {_student_name(k): v for k, v in found["decoder"].items()}
+        model.ocbe.load_state_dict(ocbe)
+        model.student.load_state_dict(student)
+    except (RuntimeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        first = re.search(r'(?:"|mismatch for )([\w.]+)', str(error))
+        where = f" (it differs at {first[1]})" if first else ""
+        raise InputError(f"{name}: does not fit this model{where}; it is of another backbone, or not the official code's") from None
 
 
 # Official name of each MFF convolution -> (scale, position on that scale's path)

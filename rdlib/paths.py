@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+from rdlib.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -22,3 +25,23 @@ def project_root() -> Path:
 def resolve(path: str | Path) -> Path:
     """A parameter's path: absolute as it is, relative ones from the project's folder."""
     return project_root() / Path(path).expanduser()
+
+
+def output_folder(name: str, path: str | Path) -> Path:
+    """The folder that a parameter `name` wants written to: a relative path stays in the project, an absolute one is the user's choice.
+
+    Symbolic links are not followed: a `results` that points to a larger disk is the user's choice too.
+    raises: InputError if a relative path leaves the project, an absolute one hides its place behind "..", or it is no folder's name
+    """
+    text = str(path)
+    if not text or any(ord(c) < 32 for c in text):
+        raise InputError(f"{name}={text!r}: must be the name of a folder, for example 'results/scratch'")
+    folder = resolve(text)
+    given = Path(text).expanduser()
+    if given.is_absolute() and ".." in given.parts:
+        raise InputError(f"{name}={text!r}: an absolute path must not hold '..'; write the folder that is meant")
+    if not given.is_absolute() and not Path(os.path.normpath(folder)).is_relative_to(project_root()):
+        raise InputError(f"{name}={text!r}: leaves the project; give a path inside it, or an absolute one")
+    if folder.is_file():
+        raise InputError(f"{name}={text!r}: is a file; give a folder")
+    return folder

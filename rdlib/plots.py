@@ -52,7 +52,7 @@ def map_grid(
     axes = fig.subplots(count, 2 + len(maps), squeeze=False)
     for row, (image, mask, title) in enumerate(zip(images, masks, titles)):
         show_image(axes[row, 0], image)
-        axes[row, 0].set_ylabel(title, fontsize=8)
+        axes[row, 0].set_ylabel(title, fontsize=8, parse_math=False)  # a file name may hold $
         axes[row, 1].imshow(np.zeros(image.shape[1:]) if mask is None else mask, cmap="gray", vmin=0, vmax=1)
     for column, (name, values) in enumerate(maps.items(), start=2):
         low, high = float(np.min(values)), float(np.max(values))

@@ -26,12 +26,12 @@ def gallery(rows: dict[str, Sequence[tuple[str, NDArray, NDArray | None]]], size
     for line, (label, pictures) in zip(axes, rows.items()):
         for ax, (title, image, mask) in zip(line, pictures):
             show_image(ax, image)
-            ax.set_title(title, fontsize=8)
+            ax.set_title(title, fontsize=8, parse_math=False)
             if mask is not None and mask.any():
                 _outline(ax, mask)
         for ax in line[len(pictures) :]:
             ax.set_axis_off()
-        line[0].set_ylabel(label)
+        line[0].set_ylabel(label, parse_math=False)  # a folder's name may hold $
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
     return fig

@@ -12,11 +12,18 @@ import sys
 from pathlib import Path
 
 from rdlib import figures, results, tables
+from rdlib.errors import InputError
+from rdlib.experiments import PROFILES
 from rdlib.paths import project_root
 
 
 def renew(profile: str) -> None:
-    """Replace results/reference/<profile> by results/<profile> and update the README."""
+    """Replace results/reference/<profile> by results/<profile> and update the README.
+
+    raises: InputError for an unknown profile: what bears its name is deleted, so it must not be a path
+    """
+    if profile not in PROFILES:
+        raise InputError(f"profile={profile!r}: must be one of {', '.join(PROFILES)}")
     root = project_root()
     source, target = root / "results" / profile, root / "results" / "reference" / profile
     runs = results.read_runs(source)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from rdlib import results, tables
 from rdlib.errors import InputError
-from rdlib.paths import resolve
+from rdlib.paths import output_folder, resolve
 
 
 class Report:
@@ -24,7 +24,7 @@ class Report:
 
     def __init__(self, results_dir: str, out_dir: str = "") -> None:
         self.folder = resolve(results_dir)
-        self.out = resolve(out_dir) if out_dir else None
+        self.out = output_folder("out_dir", out_dir) if out_dir else None
         self.runs, self.failures = results.read_runs(self.folder), results.read_failures(self.folder)
         if self.failures:
             self._show(tables.failures_table(self.failures), f"{len(self.failures)} run(s) did not finish; tables say so")
@@ -60,4 +60,4 @@ class Report:
     @staticmethod
     def _show(shown: pd.DataFrame, caption: str) -> None:
         note = f"\n\n{tables.FOOTNOTE}" if shown.map(lambda t: "†" in str(t)).any().any() else ""
-        display(Markdown(f"**{caption}**\n\n{shown.to_markdown(disable_numparse=True)}{note}"))
+        display(Markdown(f"**{tables.escape(caption)}**\n\n{tables.escaped(shown).to_markdown(disable_numparse=True)}{note}"))

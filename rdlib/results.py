@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
@@ -174,12 +176,19 @@ def thin_maps(source: Path, target: Path, paths: set[str]) -> None:
 
 
 def load_maps(folder: Path) -> dict[str, NDArray] | None:
-    """What `save_maps` kept of a run (`scale_maps` as float32), or None if the run kept no maps."""
+    """What `save_maps` kept of a run (`scale_maps` as float32), or None if the run kept no maps.
+
+    raises: InputError naming the file if it is damaged or holds anything but arrays
+    """
     path = folder / "maps.npz"
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as file:
-        kept = dict(file)
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            kept = {name: file[name] for name in ("scale_maps", "images", "masks", "paths")}
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
+        # NumPy's own words advise to allow pickles.
+        raise InputError(f"{path}: damaged, or holds something else than arrays; remove it and run again") from None
     return kept | {"scale_maps": kept["scale_maps"].astype(np.float32)}
 
 
@@ -323,7 +332,9 @@ def read_run(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not JSON ({error}); remove the run's folder and run it again") from None
     except fastjsonschema.JsonSchemaValueException as error:
-        raise InputError(f"{path}: not a result of this version ({error.message[:200]})") from None
+        raise InputError(
+            f"{path}: not a result of this version ({error.message[:200]}); remove the run's folder and run it again"
+        ) from None
     return result
 
 

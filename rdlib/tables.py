@@ -6,6 +6,7 @@ The rule of the verdict (`verdict`) is stated in every table notebook.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -486,8 +487,10 @@ def frame(cells: Sequence[Cell]) -> pd.DataFrame:
 def display_table(cells: Sequence[Cell], links: bool = False) -> pd.DataFrame:
     """What a person reads. One column of values: paper | ours | difference | verdict. Several: paper and ours of each.
 
-    links: add a column with HTML links to the run files
+    links: add a column with HTML links to the run files, and escape the rest
     """
+    if links:
+        cells = [replace(c, row=escape(c.row), column=escape(c.column), evidence=escape(c.evidence)) for c in cells]
     columns = list(dict.fromkeys(c.column for c in cells))
     several = len(columns) > 1
     published_at_all = any(c.paper is not None for c in cells)
@@ -526,18 +529,28 @@ def write_table(folder: Path, name: str, cells: Sequence[Cell], caption: str) ->
 def write_frame(
     folder: Path, name: str, numbers: pd.DataFrame, shown: pd.DataFrame, caption: str, linked: pd.DataFrame | None = None
 ) -> None:
-    """Any table in four formats. numbers: for the CSV; shown: text; linked: for HTML, with links already escaped."""
+    """Any table in four formats. numbers: for the CSV; shown: text; linked: for HTML, with links, already escaped."""
     folder.mkdir(parents=True, exist_ok=True)
     note = f"\n{FOOTNOTE}\n" if shown.map(lambda t: "†" in str(t)).any().any() else ""
-    html = shown.to_html() if linked is None else linked.to_html(escape=False)
+    page = (escaped(shown) if linked is None else linked).to_html(escape=False)
     texts = {
         "csv": numbers.to_csv(index=False, float_format="%.4f"),
         "md": f"{caption}\n\n{shown.to_markdown(disable_numparse=True)}\n{note}",
         "tex": shown.to_latex(caption=_latex(caption), escape=True) + _latex(note),
-        "html": f"<p>{caption}</p>\n{html}\n<p>{note.strip()}</p>\n",
+        "html": f"<p>{escape(caption)}</p>\n{page}\n<p>{note.strip()}</p>\n",
     }
     for suffix, text in texts.items():
         write_atomically(folder / f"{name}.{suffix}", text)
+
+
+def escape(text: Any) -> Any:
+    """Text that may come from file names and run files, so that no markup in it acts; other values as they are."""
+    return html.escape(text, quote=False) if isinstance(text, str) else text
+
+
+def escaped(shown: pd.DataFrame) -> pd.DataFrame:
+    """A table with `escape` applied to every cell and label."""
+    return shown.map(escape).rename(index=escape, columns=escape)
 
 
 def _latex(text: str) -> str:

@@ -53,6 +53,21 @@ def test_a_missing_mask_is_named(tmp_path):
         audit.audit_category(folder, config())
 
 
+def test_the_problems_of_all_categories_are_in_one_report(tmp_path):
+    folders = [mvtec_folder(tmp_path / name) for name in ("bolt", "nut", "screw")]
+    (folders[0] / "ground_truth/hole/001_mask.png").unlink()
+    (folders[2] / "train/good/000.png").write_bytes(b"")
+    (folders[2] / "test/notes.txt").touch()
+    settings = {folder.name: config(category=folder.name) for folder in folders}
+    with pytest.raises(DataError) as caught:
+        audit.audit_categories(folders, settings)
+    text = str(caught.value)
+    assert text.count("problem(s)") == 2 and str(folders[1]) not in text
+    for name in ("bolt/test/hole/001.png: no mask", "screw/train/good/000.png: cannot be decoded", "screw/test/notes.txt: unexpected"):
+        assert str(tmp_path / name) in text
+    assert [row["category"] for row in audit.audit_categories(folders[1:2], settings)] == ["nut"]
+
+
 def test_defect_counts(tmp_path):
     assert audit.defect_counts(mvtec_folder(tmp_path / "nut", good=3, bad=2)) == {"good": 3, "hole": 2}
 

@@ -51,7 +51,7 @@ def test_a_folder_gives_images_labels_masks_and_names(folder):
     assert found.test.paths == ("test/good/000.png", "test/good/001.png", "test/hole/000.png", "test/hole/001.png")
     assert found.test.labels.tolist() == [0, 0, 1, 1] and not found.train.labels.any()
     assert found.test.masks.any((1, 2)).tolist() == [False, False, True, True] and not found.train.masks.any()
-    assert found.notes == {"vanished_regions": 0}
+    assert found.notes == {"vanished_regions": 0, "train_test_duplicates": 0}
 
 
 def test_the_content_of_each_image_is_at_its_name(folder):
@@ -156,7 +156,8 @@ def test_masks_of_every_mode_are_anomalous_above_zero(tmp_path, mode, value):
 
 def test_hidden_files_and_the_licence_beside_the_folders_are_no_problem(folder):
     (folder / "license.txt").write_text("MVTec AD has these")
-    (folder / "train/good/.DS_Store").write_text("macOS leaves these")
+    for place in ("", "train", "train/good", "test", "test/hole", "ground_truth"):
+        (folder / place / ".DS_Store").write_text("macOS leaves these")
     assert len(load(folder).train) == 4
 
 
@@ -200,7 +201,7 @@ def test_regions_that_vanish_are_counted(tmp_path, rule, lost):
     three = np.asarray(mask((256, 256), (10, 10, 100, 100))).copy()
     three[200, 200] = three[200, 100] = 255  # two regions of one pixel
     save(Image.fromarray(three), folder / "ground_truth/hole/000_mask.png")
-    assert load(folder, config(mask_rule=rule)).notes == {"vanished_regions": lost}
+    assert load(folder, config(mask_rule=rule)).notes["vanished_regions"] == lost
 
 
 def test_regions_that_merge_have_not_vanished(tmp_path):
@@ -208,7 +209,7 @@ def test_regions_that_merge_have_not_vanished(tmp_path):
     two = np.asarray(mask((256, 256), (10, 10, 200, 100))).copy()
     two[:, 100] = 0  # a gap of one pixel, lost at 32 px
     save(Image.fromarray(two), folder / "ground_truth/hole/000_mask.png")
-    assert load(folder).notes == {"vanished_regions": 0}
+    assert load(folder).notes["vanished_regions"] == 0
 
 
 # --- The manifest -------------------------------------------------------------------------------------------------
@@ -376,6 +377,64 @@ def test_an_empty_data_root_says_what_to_give():
         data.load(CFG, "")
 
 
+def test_a_folder_of_masks_for_normal_images_is_named(folder):
+    save(mask(), folder / "ground_truth/good/000_mask.png")
+    assert f"{folder / 'ground_truth/good'}: masks of no defect" in problems(folder)
+
+
+def test_a_defect_without_images_is_named(folder):
+    (folder / "test/crack").mkdir()
+    assert f"{folder / 'test/crack'}: no images of this defect" in problems(folder)
+
+
+def test_an_unexpected_folder_in_a_category_is_named(folder):
+    (folder / "test (copy)").mkdir()
+    assert f"{folder / 'test (copy)'}: unexpected folder" in problems(folder)
+
+
+@pytest.mark.parametrize("method, size, refused", [("reverse", 32, True), ("reverse", 64, False), ("conventional", 32, False)])
+def test_one_training_image_needs_more_than_one_position(tmp_path, method, size, refused):
+    mvtec_folder(tmp_path / "made_up", train=1)
+    cfg = config(teacher="efficientnet_lite0", method=method, image_size=size)
+    if refused:
+        with pytest.raises(DataError, match="train/good: 1 training image; at image_size=32.*take image_size=64"):
+            data.load(cfg, tmp_path)
+    else:
+        assert len(data.load(cfg, tmp_path).train) == 1
+
+
+# --- What every run is told ---------------------------------------------------------------------------------------
+
+
+def test_test_images_that_are_training_images_are_counted(folder):
+    """As they are, and under another name in another format; one pixel off is another image."""
+    (folder / "test/good/000.png").write_bytes((folder / "train/good/000.png").read_bytes())
+    with Image.open(folder / "train/good/001.png") as image:
+        save(image, folder / "test/hole/001.bmp")
+        image.putpixel((0, 0), tuple(255 - v for v in image.getpixel((0, 0))))
+        save(image, folder / "test/good/almost.png")
+    (folder / "test/hole/001.png").unlink()
+    assert load(folder).notes["train_test_duplicates"] == 2
+
+
+def test_copies_within_one_split_are_no_leak(folder):
+    (folder / "train/good/000.png").write_bytes((folder / "train/good/001.png").read_bytes())
+    (folder / "test/good/000.png").write_bytes((folder / "test/good/001.png").read_bytes())
+    assert load(folder).notes["train_test_duplicates"] == 0
+
+
+@pytest.mark.parametrize("official, differs", [((4, 4), 0), ((5, 4), 1), ((3, 6), 3)])
+def test_counts_are_compared_with_the_official_ones(tmp_path, monkeypatch, official, differs):
+    monkeypatch.setitem(data.MVTEC_COUNTS, "bottle", official)
+    mvtec_folder(tmp_path / "bottle")
+    assert data.load(config(category="bottle"), tmp_path).notes["differs_from_official"] == differs
+
+
+def test_only_mvtec_has_official_counts(tmp_path):
+    mvtec_folder(tmp_path / "bottle")
+    assert "differs_from_official" not in data.load(config(dataset="demo", category="bottle"), tmp_path).notes
+
+
 # --- Novelty: MNIST and Fashion-MNIST -----------------------------------------------------------------------------
 
 MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -393,9 +452,9 @@ def mnist_content():
     return rng.integers(0, 256, (30, 28, 28)), train_y, rng.integers(0, 256, (20, 28, 28)), test_y
 
 
-def write_mnist(folder, packed=False):
+def write_mnist(folder, packed=False, content=None):
     folder.mkdir(parents=True, exist_ok=True)
-    for name, values in zip(MNIST_FILES, mnist_content()):
+    for name, values in zip(MNIST_FILES, content or mnist_content()):
         if packed:
             (folder / f"{name}.gz").write_bytes(gzip.compress(idx(values)))
         else:
@@ -420,6 +479,14 @@ def test_mnist_in_every_layout(tmp_path, dataset, layout):
     assert np.array_equal(found.train.images[1, 0], np.asarray(Resize((32, 32))(chosen)))
     expected = b"".join(a.tobytes() for a in (train_x.astype(np.uint8), train_y, test_x.astype(np.uint8), test_y))
     assert found.manifest == hashlib.sha256(expected).hexdigest()
+
+
+def test_mnist_duplicates_are_counted(tmp_path):
+    """Images 3 and 13 of the training set are of class 3, image 4 is not."""
+    train_x, train_y, test_x, test_y = mnist_content()
+    test_x[7], test_x[8], test_x[9] = train_x[3], train_x[13], train_x[4]
+    write_mnist(tmp_path, content=(train_x, train_y, test_x, test_y))
+    assert data.load(novelty("mnist"), tmp_path).notes == {"train_test_duplicates": 2}
 
 
 def test_mnist_leaves_the_users_folder_as_it_was(tmp_path):

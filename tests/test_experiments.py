@@ -263,7 +263,7 @@ def test_several_folders_are_searched(tmp_path):
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     gone = tmp_path / "gone"
-    with pytest.raises(InputError, match=f"^DATA={gone}: no such folder$"):
+    with pytest.raises(InputError, match=f"^DATA={gone}: no such folder; give folders"):
         experiments.find_data(os.pathsep.join([str(tmp_path), str(gone)]))
 
 

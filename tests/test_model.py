@@ -1,7 +1,7 @@
 """The model against the official code's numbers, and what the teacher, the bottlenecks and the builder promise."""
 
 import hashlib
-import pickle
+import os
 import urllib.error
 
 import golden_weights as golden
@@ -114,22 +114,62 @@ def test_something_else_is_refused(resnet18):
 def test_a_checkpoint_of_another_backbone_is_refused(resnet18):
     keys = golden.official_keys("wide_resnet50_2")
     other = {part: {k: torch.zeros(1).expand(shape) if shape else torch.tensor(0) for k, shape in keys[part].items()} for part in keys}
-    with pytest.raises(RuntimeError, match="oce.0.conv1.weight"):
+    with pytest.raises(InputError, match="checkpoint: does not fit this model .*another backbone"):
         model.load_official_checkpoint(resnet18, other)
 
 
 def test_a_checkpoint_with_a_missing_tensor_is_refused(resnet18):
     checkpoint = golden.official_checkpoint("resnet18")
     del checkpoint["decoder"]["layer2.0.upsample.0.weight"]
-    with pytest.raises(RuntimeError, match=r"stages.1.0.downsample.0.weight"):
+    with pytest.raises(InputError, match=r"does not fit this model .*stages.1.0.downsample.0.weight"):
         model.load_official_checkpoint(resnet18, checkpoint)
+
+
+class Evil:
+    """Makes a folder when it is unpickled without precaution."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
 
 
 def test_a_pickled_object_is_not_executed(resnet18, tmp_path):
     """weights_only: a file that holds anything but tensors could run code when it is opened."""
-    torch.save({"bn": print, "decoder": {}}, tmp_path / "evil.pth")
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+    torch.save({"bn": Evil(tmp_path / "mark"), "decoder": {}}, tmp_path / "evil.pth")
+    with pytest.raises(InputError, match="evil.pth: damaged, or holds something else than a dictionary of tensors"):
         model.load_official_checkpoint(resnet18, tmp_path / "evil.pth")
+    assert not (tmp_path / "mark").exists()
+    torch.load(tmp_path / "evil.pth", weights_only=False)  # it would have
+    assert (tmp_path / "mark").exists()
+
+
+def test_hostile_teacher_weights_are_refused_although_their_hash_fits(tmp_path, monkeypatch):
+    torch.save(Evil(tmp_path / "mark"), tmp_path / "evil.pth")
+    sha256 = hashlib.sha256((tmp_path / "evil.pth").read_bytes()).hexdigest()
+    monkeypatch.setattr(model, "_torchvision_hash", lambda name: sha256[:8])
+    with pytest.raises(InputError, match="evil.pth: damaged, or holds something else"):
+        model.load_teacher("resnet18", weights=tmp_path / "evil.pth")
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut", b"\x80\x02}q\x00.", b"\x80\x04\x95\xff"])
+def test_a_damaged_checkpoint_is_an_input_error(resnet18, tmp_path, content):
+    (tmp_path / "broken.pth").write_bytes(content)
+    with pytest.raises(InputError, match="broken.pth: "):
+        model.load_official_checkpoint(resnet18, tmp_path / "broken.pth")
+
+
+def test_a_checkpoint_that_is_not_there_is_named(resnet18, tmp_path):
+    with pytest.raises(InputError, match="nowhere.pth: no such file"):
+        model.load_official_checkpoint(resnet18, tmp_path / "nowhere.pth")
+
+
+@pytest.mark.parametrize("part", [{"conv9.weight": torch.zeros(1)}, {"x": 1}, {1: 2}, {"bn_layer.0.conv1.weight": "text"}])
+def test_odd_entries_of_a_checkpoint_are_refused(resnet18, part):
+    with pytest.raises(InputError, match="does not fit this model"):
+        model.load_official_checkpoint(resnet18, {"bn": part, "decoder": {}})
 
 
 # --- The teacher --------------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_images_losses_timing_and_provenance_are_there(calls):
     ]
     assert all(math.isfinite(i["score"]) for i in result["images"])
     assert len(result["losses"]) == 6 and result["losses"][-1] < result["losses"][0]
-    assert result["data"] == {"train_images": 8, "test_images": 6, "test_anomalous": 3, "vanished_regions": 0}
+    assert result["data"] == {"train_images": 8, "test_images": 6, "test_anomalous": 3, "vanished_regions": 0, "train_test_duplicates": 0}
     assert set(result["timing"]) == {"load_s", "fit_s", "score_s", "metrics_s"} and all(v >= 0 for v in result["timing"].values())
     assert result["provenance"]["threads"] == 1 and len(result["provenance"]["teacher_sha256"]) == 64
 

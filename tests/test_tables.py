@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_runs import run
 
-from rdlib import tables
+from rdlib import report, tables
 from rdlib.config import MVTEC_COUNTS, Config
 from rdlib.errors import InputError
 from rdlib.metrics import image_auroc
@@ -547,9 +548,24 @@ def test_a_run_id_cannot_hold_markup(name):
 
 def test_markup_in_a_frame_is_escaped(tmp_path):
     shown = pd.DataFrame({"<b>column</b>": ["<script>alert(1)</script>"]}, index=["<i>row</i>"])
-    tables.write_frame(tmp_path, "t", shown, shown, "caption")
+    tables.write_frame(tmp_path, "t", shown, shown, "<script>caption</script>")
     page = (tmp_path / "t.html").read_text()
-    assert "&lt;script&gt;" in page and not re.search(r"<(script|b|i)>", page)
+    assert page.count("&lt;script&gt;") == 2 and not re.search(r"<(script|b|i)>", page)
+
+
+def test_markup_in_a_table_is_escaped_and_its_links_are_not(tmp_path):
+    """A row is named after a category, and that after a folder: nothing proves that the run file was written by us."""
+    cells = [replace(CARPET, row="<script>alert(1)</script>", column=f"<b>{x}</b>") for x in "xy"]
+    tables.write_table(tmp_path, "t", cells, "caption")
+    page = (tmp_path / "t.html").read_text()
+    assert "&lt;script&gt;" in page and "&lt;b&gt;x" in page and not re.search(r"<(script|b)>", page) and '<a href="../runs/' in page
+
+
+def test_markup_is_escaped_in_a_notebook_too(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(report, "display", lambda thing: shown.append(thing.data))
+    report.Report._show(pd.DataFrame({"<b>column</b>": ["<script>alert(1)</script>"]}, index=["<i>row</i>"]), "<u>caption</u>")
+    assert "&lt;script&gt;" in shown[0] and not re.search(r"<(script|b|i|u)>", shown[0])
 
 
 # --- The paper's numbers ------------------------------------------------------------------------------------------

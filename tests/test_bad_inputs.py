@@ -1,0 +1,613 @@
+"""Bad inputs and the message each gets: this file makes every one, checks its words, and is the source of tests/bad_inputs.md.
+
+Renew the page with `RENEW=1 pytest tests/test_bad_inputs.py`.
+"""
+
+import gzip
+import io
+import json
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import REPO, TinyTeacher, config, mask, mvtec_folder, picture, save
+from made_up_runs import run
+
+from rdlib import acquire, audit, baselines, data, experiments, fit, model, reference, results
+from rdlib.config import Config, from_notebook
+from rdlib.errors import InputError
+from rdlib.report import Report
+
+PAGE = REPO / "tests" / "bad_inputs.md"
+KINDS = ("corrupt", "missing", "extra", "wrong type", "wrong value", "wrong size", "hostile")
+
+
+@dataclass(frozen=True)
+class Case:
+    """what: is wrong; kind: of KINDS; words: that the message must hold; use: does it, in an empty folder"""
+
+    what: str
+    kind: str
+    words: tuple[str, ...]
+    use: Callable[[Path], object]
+
+
+CASES: list[Case] = []
+
+
+def case(what, kind, *words):
+    """Register the decorated function `use(tmp)` as a case."""
+
+    def add(use):
+        CASES.append(Case(what, kind, words, use))
+        return use
+
+    return add
+
+
+# --- A data folder in MVTec layout --------------------------------------------------------------------------------
+
+
+def spoilt(spoil, **params):
+    """Load a folder of four training and four test images after `spoil(folder)`."""
+
+    def use(tmp):
+        folder = mvtec_folder(tmp / "made_up")
+        spoil(folder)
+        return data.load(config(**params), tmp)
+
+    return use
+
+
+def folder_case(what, kind, spoil, *words, **params):
+    CASES.append(Case(what, kind, words, spoilt(spoil, **params)))
+
+
+def truncate(path, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+def oversize(path):
+    """A PNG whose header claims 60,000 x 60,000 pixels."""
+    header = bytearray(path.read_bytes())
+    header[16:24] = (60_000).to_bytes(4, "big") * 2
+    header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
+    path.write_bytes(header)
+
+
+def keep_one(folder):
+    for path in sorted((folder / "train/good").iterdir())[1:]:
+        path.unlink()
+
+
+@case("no `data_root` for MVTec", "missing", "data_root is empty", "-p data_root data/mvtec")
+def _(tmp):
+    data.load(config(), "")
+
+
+@case("category that is not there", "missing", "made_up: no folder train/good", "expected MVTec layout")
+def _(tmp):
+    data.load(config(), tmp)
+
+
+@case("data audit of a category that is not there", "missing", "no category screw; there are: nut")
+def _(tmp):
+    mvtec_folder(tmp / "nut")
+    audit.category_folders("mvtec", tmp, "screw")
+
+
+folder_case("no test folder", "missing", lambda f: shutil.rmtree(f / "test"), "no folder test")
+folder_case(
+    "no training images",
+    "missing",
+    lambda f: [p.unlink() for p in (f / "train/good").iterdir()],
+    "train/good: no images; one normal image at least is needed",
+)
+folder_case("no mask for an image", "missing", lambda f: (f / "ground_truth/hole/001_mask.png").unlink(), "test/hole/001.png: no mask")
+folder_case("no masks at all", "missing", lambda f: shutil.rmtree(f / "ground_truth"), "2 problem(s)", "000.png: no mask")
+folder_case("empty folder of a defect", "missing", lambda f: (f / "test/crack").mkdir(), "test/crack: no images of this defect")
+folder_case(
+    "truncated image",
+    "corrupt",
+    lambda f: truncate(f / "train/good/001.png", 60),
+    "train/good/001.png: cannot be decoded",
+    "replace the file",
+)
+folder_case("image of no bytes", "corrupt", lambda f: truncate(f / "test/good/000.png", 0), "test/good/000.png: cannot be decoded")
+folder_case(
+    "web page named .png",
+    "corrupt",
+    lambda f: (f / "test/good/000.png").write_text("<html>please log in</html>"),
+    "test/good/000.png: cannot be decoded",
+)
+folder_case("truncated mask", "corrupt", lambda f: truncate(f / "ground_truth/hole/000_mask.png", 40), "000_mask.png: cannot be decoded")
+folder_case(
+    "image of 3.6 gigapixels in 100 bytes", "hostile", lambda f: oversize(f / "train/good/000.png"), "000.png: cannot be decoded", "pixels"
+)
+folder_case(
+    "mask of another size",
+    "wrong size",
+    lambda f: save(mask((32, 40)), f / "ground_truth/hole/000_mask.png"),
+    "000_mask.png: mask is 32x40, its image 000.png is 40x32",
+)
+folder_case(
+    "empty mask of an anomalous image",
+    "wrong value",
+    lambda f: save(mask(box=(0, 0, 0, 0)), f / "ground_truth/hole/000_mask.png"),
+    "000_mask.png: mask is empty",
+)
+folder_case(
+    "one training image at 32 px",
+    "wrong size",
+    keep_one,
+    "train/good: 1 training image; at image_size=32",
+    "take image_size=64",
+    teacher="efficientnet_lite0",
+)
+folder_case(
+    "mask without an image", "extra", lambda f: save(mask(), f / "ground_truth/hole/007_mask.png"), "007_mask.png: mask without an image"
+)
+folder_case(
+    "masks of a defect without images",
+    "extra",
+    lambda f: save(mask(), f / "ground_truth/crack/000_mask.png"),
+    "ground_truth/crack: masks of no defect",
+)
+folder_case(
+    "masks of normal images",
+    "extra",
+    lambda f: save(mask(), f / "ground_truth/good/000_mask.png"),
+    "ground_truth/good: masks of no defect",
+)
+folder_case("text among the images", "extra", lambda f: (f / "train/good/notes.txt").touch(), "notes.txt: unexpected file (images are .png")
+folder_case("image beside the defects' folders", "extra", lambda f: save(picture(), f / "test/000.png"), "test/000.png: unexpected file")
+folder_case("anomalous images to train on", "extra", lambda f: (f / "train/bad").mkdir(), "train/bad: unexpected folder in train")
+folder_case("unexpected folder in a category", "extra", lambda f: (f / "test (copy)").mkdir(), "test (copy): unexpected folder")
+folder_case(
+    "one image in two formats",
+    "extra",
+    lambda f: save(picture(), f / "test/hole/001.bmp"),
+    "2 problem(s)",
+    "001.bmp: another image has the same name",
+)
+
+
+# --- Data sets for novelty detection ------------------------------------------------------------------------------
+
+
+def novelty(name, folder):
+    return data.load(Config.create(dataset=name, normal_class=3), folder)
+
+
+@case("folder of MNIST with some files", "missing", "missing: ", "train-labels-idx1-ubyte[.gz]", "t10k-labels-idx1-ubyte[.gz]")
+def _(tmp):
+    for name in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"):
+        (tmp / name).touch()
+    novelty("mnist", tmp)
+
+
+@case("truncated gzip file of MNIST", "corrupt", "train-images-idx3-ubyte.gz: cannot be unpacked", "replace the file")
+def _(tmp):
+    (tmp / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(1000))[:-9])
+    novelty("mnist", tmp)
+
+
+@case("archive of CIFAR-10 that would write elsewhere", "hostile", "cifar-10-python.tar.gz: member '../../evil' would leave its folder")
+def _(tmp):
+    tar_with(tmp / "cifar-10-python.tar.gz", tarfile.TarInfo("../../evil"))
+    novelty("cifar10", tmp)
+
+
+@case("empty folder for CIFAR-10", "missing", "no such folder, or empty; expected cifar-10-python.tar.gz")
+def _(tmp):
+    novelty("cifar10", tmp)
+
+
+# --- Parameters ---------------------------------------------------------------------------------------------------
+
+BOTTLE = {"dataset": "mvtec", "category": "bottle"}
+
+
+def parameters(what, kind, given, *words):
+    CASES.append(Case(what, kind, words, lambda tmp: from_notebook(BOTTLE | given)))
+
+
+parameters("misspelt parameter", "extra", {"epoch": 1}, "unknown parameter 'epoch' (did you mean 'epochs'?)")
+parameters("word for a number", "wrong type", {"epochs": "ten"}, "epochs='ten': expected int, got str")
+parameters("number for a word", "wrong type", {"teacher": 18}, "teacher=18: expected str")
+parameters("word for yes or no", "wrong type", {"conv1x1": "yes"}, "conv1x1='yes': expected bool")
+parameters("unknown data set", "wrong value", {"dataset": "imagenet"}, "dataset='imagenet': must be one of demo, mvtec")
+parameters("no category", "missing", {"category": ""}, "category='': dataset 'mvtec' needs one, for example 'bottle'")
+parameters("image size that is no multiple of 32", "wrong size", {"image_size": 100}, "image_size=100: must be a multiple of 32")
+parameters("learning rate that is not a number", "wrong value", {"lr": float("nan")}, "lr=nan: must be greater than 0")
+parameters("negative number of epochs", "wrong value", {"epochs": -1}, "epochs=-1: must be 0 or greater")
+parameters("negative number of threads", "wrong value", {"threads": -2}, "threads=-2: must be 0 or greater")
+parameters("scales that are none", "wrong value", {"scales": "1;2"}, "scales='1;2': give scale numbers")
+parameters("scales in the wrong order", "wrong value", {"scales": "3,1"}, "distinct scale numbers from 1, shallow to deep")
+parameters("class of a data set that has none", "extra", {"normal_class": 3}, "normal_class=3: dataset 'mvtec' takes a category instead")
+parameters(
+    "no class 12 of ten",
+    "wrong value",
+    {"dataset": "mnist", "normal_class": 12, "category": ""},
+    "normal_class=12: dataset 'mnist' needs one of 0..9",
+)
+parameters("batches of one at 32 px", "wrong size", {"image_size": 32, "batch_size": 1}, "batch_size=1: at image_size=32")
+parameters("run id too long for a file name", "wrong size", {"label": "x" * 300}, "at most 240 fit a file name")
+parameters("category that is a path", "hostile", {"category": "../../etc"}, "category='../../etc': only letters, digits, '_' and '.'")
+parameters("code in a parameter", "hostile", {"label": "__import__('os').system('id')"}, "label=", "only letters, digits")
+parameters("markup in a parameter", "hostile", {"experiment": "<script>"}, "experiment='<script>': only letters, digits")
+parameters("results outside the project", "hostile", {"out_dir": "../../x"}, "out_dir='../../x': leaves the project")
+parameters("absolute path that hides its place", "hostile", {"out_dir": "/data/../etc"}, "out_dir='/data/../etc'", "must not hold '..'")
+parameters("no folder for results", "missing", {"out_dir": ""}, "out_dir='': must be the name of a folder")
+
+
+@case("device that is no device", "wrong value", "device='tpu': not available here; there is ", "cpu")
+def _(tmp):
+    with pytest.MonkeyPatch.context() as patch:  # the same page on every machine
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(torch.backends.mps, "is_available", lambda: False)
+        fit.choose_device("tpu")
+
+
+@case("unknown profile", "wrong value", "profile='papper': must be one of demo, cpu, paper")
+def _(tmp):
+    experiments.runs("papper")
+
+
+@case("profile that is a path", "hostile", "profile='../../x': must be one of demo, cpu, paper")
+def _(tmp):
+    reference.renew("../../x")
+
+
+@case("`DATA` that is not there", "missing", "nowhere: no such folder")
+def _(tmp):
+    experiments.find_data(str(tmp / "nowhere"))
+
+
+# --- Weights and checkpoints --------------------------------------------------------------------------------------
+
+
+class Evil:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def small_model():
+    return model.build(config(image_size=64), TinyTeacher())
+
+
+@case("weights that are not there", "missing", "weights=", "nowhere.pth: no such file; give torchvision's")
+def _(tmp):
+    model.load_teacher("resnet18", weights=tmp / "nowhere.pth")
+
+
+@case("weights that are not the published ones", "corrupt", "the published weights of resnet18 begin f37072fd; fetch them again")
+def _(tmp):
+    (tmp / "weights.pth").write_bytes(b"something else")
+    model.load_teacher("resnet18", weights=tmp / "weights.pth")
+
+
+@case("checkpoint with code in it", "hostile", "evil.pth: damaged, or holds something else than a dictionary of tensors")
+def _(tmp):
+    torch.save({"bn": Evil(tmp / "mark"), "decoder": {}}, tmp / "evil.pth")
+    try:
+        model.load_official_checkpoint(small_model(), tmp / "evil.pth")
+    finally:
+        assert not (tmp / "mark").exists()
+
+
+@case("truncated checkpoint", "corrupt", "cut.pth: damaged")
+def _(tmp):
+    torch.save({"bn": {"a": torch.zeros(1000)}, "decoder": {}}, tmp / "cut.pth")
+    truncate(tmp / "cut.pth", 2000)
+    model.load_official_checkpoint(small_model(), tmp / "cut.pth")
+
+
+@case("checkpoint of something else", "wrong type", "other.pth: not of the official code; expected keys 'bn' and 'decoder'")
+def _(tmp):
+    torch.save({"state_dict": {}}, tmp / "other.pth")
+    model.load_official_checkpoint(small_model(), tmp / "other.pth")
+
+
+@case("checkpoint of another backbone", "wrong size", "other.pth: does not fit this model", "another backbone")
+def _(tmp):
+    torch.save({"bn": {"bn_layer.0.conv1.weight": torch.zeros(1)}, "decoder": {}}, tmp / "other.pth")
+    model.load_official_checkpoint(small_model(), tmp / "other.pth")
+
+
+@case("teacher with too few maps for the scales", "wrong size", "scales=(1, 2, 3): the teacher has 2 feature maps")
+def _(tmp):
+    model.build(config(image_size=64), TinyTeacher((4, 8)))
+
+
+@case("teacher whose maps do not halve", "wrong size", "teacher: each feature map must be half the size of the one before")
+def _(tmp):
+    model.build(config(image_size=64), TinyTeacher(strides=(2, 1, 2)))
+
+
+@case("custom teacher without a module", "missing", "teacher='custom': has no weights to load; pass your own module")
+def _(tmp):
+    baselines.build(config())
+
+
+# --- Results ------------------------------------------------------------------------------------------------------
+
+
+def run_file(tmp, change):
+    made = run(0.5)
+    change(made)
+    folder = tmp / "runs" / made["run_id"]
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(made))
+    return made, folder
+
+
+@case("folder without runs", "missing", "no run files (runs/*/result.json)")
+def _(tmp):
+    Report(str(tmp))
+
+
+@case("half a run file", "corrupt", "result.json: not JSON", "remove the run's folder and run it again")
+def _(tmp):
+    _, folder = run_file(tmp, lambda made: None)
+    truncate(folder / "result.json", 500)
+    Report(str(tmp))
+
+
+@case("run file without its metrics", "missing", "result.json: not a result of this version", "metrics")
+def _(tmp):
+    run_file(tmp, lambda made: made.pop("metrics"))
+    Report(str(tmp))
+
+
+@case("metric above 1 in a run file", "wrong value", "result.json: not a result of this version", "image_auroc")
+def _(tmp):
+    run_file(tmp, lambda made: made["metrics"].update(image_auroc=1.5))
+    Report(str(tmp))
+
+
+@case("markup in a run file's configuration", "hostile", "result.json: not a result of this version", "category")
+def _(tmp):
+    run_file(tmp, lambda made: made["config"].update(category="<script>"))
+    Report(str(tmp))
+
+
+@case("another configuration under the same run id", "wrong value", "has another configuration (lr); remove it or give another label")
+def _(tmp):
+    cfg = Config.create(**BOTTLE)
+    made, folder = run_file(tmp, lambda made: made.update(run_id=cfg.run_id, config=cfg.to_dict() | {"lr": 0.1}))
+    results.finished(tmp, cfg)
+
+
+@case("kept maps with pickled objects", "hostile", "maps.npz: damaged, or holds something else than arrays")
+def _(tmp):
+    made, folder = run_file(tmp, lambda made: None)
+    np.savez(folder / "maps.npz", scale_maps=np.array([Evil(tmp / "mark")], dtype=object))
+    try:
+        Report(str(tmp)).maps(made)
+    finally:
+        assert not (tmp / "mark").exists()
+
+
+@case("tables written outside the project", "hostile", "out_dir='../tables': leaves the project")
+def _(tmp):
+    run_file(tmp, lambda made: None)
+    Report(str(tmp), "../tables")
+
+
+# --- Acquisition --------------------------------------------------------------------------------------------------
+
+
+def tar_with(path, *members):
+    """An archive of one small category and these members."""
+    mvtec_folder(path.parent / "packed" / "nut")
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(path.parent / "packed" / "nut", "nut")
+        for member in members:
+            tar.addfile(member, io.BytesIO())
+    return path
+
+
+def member(name, kind=tarfile.REGTYPE, link=""):
+    found = tarfile.TarInfo(name)
+    found.type, found.linkname = kind, link
+    return found
+
+
+def hostile_tar(what, found, *words):
+    @case(what, "hostile", "a.tar.gz: member ", *words)
+    def _(tmp):
+        acquire.acquire(str(tar_with(tmp / "a.tar.gz", found)), tmp / "target")
+
+
+hostile_tar("archive with ../", member("nut/../../evil"), "'nut/../../evil' would be written outside the target")
+hostile_tar("archive with an absolute name", member("/etc/evil"), "'/etc/evil' would be written outside the target")
+hostile_tar("archive with a link out of it", member("nut/link", tarfile.SYMTYPE, "/etc/passwd"), "'nut/link' is a link")
+hostile_tar("archive with a hard link out of it", member("nut/link", tarfile.LNKTYPE, "../../x"), "'nut/link' is a link")
+hostile_tar("archive with a device", member("nut/device", tarfile.CHRTYPE), "'nut/device' is a device")
+
+
+@case("zip archive with ../", "hostile", "a.zip: member '../evil' would be written outside the target")
+def _(tmp):
+    with zipfile.ZipFile(tmp / "a.zip", "w") as packed:
+        packed.writestr("../evil", "x")
+    acquire.acquire(str(tmp / "a.zip"), tmp / "target")
+
+
+@case("zip archive with a link", "hostile", "a.zip: member 'nut/link' is a link")
+def _(tmp):
+    link = zipfile.ZipInfo("nut/link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp / "a.zip", "w") as packed:
+        packed.writestr(link, "/etc/passwd")
+    acquire.acquire(str(tmp / "a.zip"), tmp / "target")
+
+
+@case("folder with a link in it", "hostile", "link.png: is a link or a device")
+def _(tmp):
+    mvtec_folder(tmp / "source/nut")
+    (tmp / "source/nut/train/good/link.png").symlink_to("/etc/passwd")
+    acquire.acquire(str(tmp / "source"), tmp / "target")
+
+
+@case("source that is not there", "missing", "nowhere: no such file or folder")
+def _(tmp):
+    acquire.acquire(str(tmp / "nowhere"), tmp / "target")
+
+
+@case("address without a hash", "missing", "an address needs --sha256 or --manifest")
+def _(tmp):
+    acquire.acquire("http://localhost/mvtec.tar.xz", tmp / "target")
+
+
+@case("address that does not answer", "missing", "http://127.0.0.1:1/mvtec.tar.xz: cannot be downloaded")
+def _(tmp):
+    acquire.acquire("http://127.0.0.1:1/mvtec.tar.xz", tmp / "target", "0" * 64)
+
+
+@case("archive with another hash", "corrupt", "a.tar.gz: sha256 is ", f"expected {'0' * 64}; fetch the archive again")
+def _(tmp):
+    (tmp / "a.tar.gz").write_bytes(b"something else")
+    acquire.acquire(str(tmp / "a.tar.gz"), tmp / "target", "0" * 64)
+
+
+@case("hash that is none", "wrong type", "sha256='abc': must be 64 hexadecimal digits")
+def _(tmp):
+    acquire.acquire(str(tmp), tmp / "target", "abc")
+
+
+@case("truncated archive", "corrupt", "a.tar.gz: not a complete tar or zip archive", "fetch it again")
+def _(tmp):
+    truncate(tar_with(tmp / "a.tar.gz"), 3000)
+    acquire.acquire(str(tmp / "a.tar.gz"), tmp / "target")
+
+
+@case("web page named .tar.xz", "wrong type", "a.tar.xz: not a complete tar or zip archive")
+def _(tmp):
+    (tmp / "a.tar.xz").write_text("<html>please log in</html>")
+    acquire.acquire(str(tmp / "a.tar.xz"), tmp / "target")
+
+
+@case("archive of something else", "wrong type", "a.tar.gz: no MVTec layout in it")
+def _(tmp):
+    with tarfile.open(tmp / "a.tar.gz", "w:gz") as tar:
+        tar.add(__file__, "cats/readme")
+    acquire.acquire(str(tmp / "a.tar.gz"), tmp / "target")
+
+
+@case("archive of half a category", "missing", "source: not complete", "bottle: 4 of 209 training and 4 of 83 test images; half-extracted?")
+def _(tmp):
+    mvtec_folder(tmp / "source/bottle")
+    acquire.acquire(str(tmp / "source"), tmp / "target")
+
+
+@case("half-extracted target", "missing", "target: there already, but not complete (move it away", "bottle: no folder test")
+def _(tmp):
+    save(picture(), tmp / "target/bottle/train/good/000.png")
+    acquire.acquire(str(tmp), tmp / "target")
+
+
+@case("target with some of the categories", "missing", "without manifest.sha256 and without carpet, grid", "may be half-extracted")
+def _(tmp):
+    mvtec_folder(tmp / "target/nut")
+    acquire.acquire(str(tmp), tmp / "target")
+
+
+@case("file changed since it was acquired", "corrupt", "nut/train/good/000.png: sha256 is not the manifest's")
+def _(tmp):
+    mvtec_folder(tmp / "source/nut")
+    acquire.acquire(str(tmp / "source"), tmp / "target")
+    save(picture(seed=9), tmp / "target/nut/train/good/000.png")
+    acquire.acquire(str(tmp / "source"), tmp / "target")
+
+
+@case("target inside the source", "wrong value", "lies inside the source")
+def _(tmp):
+    acquire.acquire(str(tmp), tmp / "target")
+
+
+@case("manifest with a path out of the folder", "hostile", "manifest, line 1: ", "is not `sha256  relative/path`")
+def _(tmp):
+    (tmp / "manifest").write_text(f"{'0' * 64}  ../../etc/passwd\n")
+    acquire.acquire(str(tmp), tmp.parent / "target", "", tmp / "manifest")
+
+
+@case("manifest that is not there", "missing", "nowhere: no such manifest")
+def _(tmp):
+    acquire.acquire(str(tmp), tmp.parent / "target", "", tmp / "nowhere")
+
+
+# --- Every case is checked, and the page is what was seen ---------------------------------------------------------
+
+
+def message(use, tmp):
+    """The message without what changes from place to place."""
+    with pytest.raises(InputError) as caught:
+        use(tmp)
+    text = str(caught.value).replace(f"{tmp}/", "").replace(str(tmp), "FOLDER").replace(str(tmp.parent), "FOLDER")
+    return text
+
+
+@pytest.fixture(scope="module")
+def messages(tmp_path_factory):
+    """What -> message, each in a folder of its own."""
+    return {c.what: message(c.use, tmp_path_factory.mktemp("case")) for c in CASES}
+
+
+def test_there_are_forty_of_every_kind():
+    assert len(CASES) >= 40 and len({c.what for c in CASES}) == len(CASES)
+    assert {c.kind for c in CASES} == set(KINDS)
+
+
+@pytest.mark.parametrize("what", [c.what for c in CASES])
+def test_the_message_names_what_is_wrong(what, messages):
+    (words,) = [c.words for c in CASES if c.what == what]
+    for part in words:
+        assert part in messages[what], messages[what]
+
+
+@pytest.mark.parametrize("what", [c.what for c in CASES])
+def test_the_message_is_short_and_plain(what, messages):
+    """A sentence or two; a list of problems has a line each. No class names, no traceback, no empty words."""
+    lines = messages[what].splitlines()
+    assert all(20 <= len(line) <= 420 for line in lines), [len(line) for line in lines]
+    assert not any(word in messages[what] for word in ("Traceback", "object at 0x", "Error(", "<class"))
+
+
+def page(messages):
+    rows = [f"| {i} | {c.kind} | {c.what} | {cell(messages[c.what])} |" for i, c in enumerate(CASES, start=1)]
+    head = [
+        "# Bad inputs and what is said",
+        "",
+        "Made by `tests/test_bad_inputs.py`, which produces each of these inputs and compares its message with this page "
+        "(`RENEW=1` renews it). Temporary folders are left out.",
+        "",
+        "| | kind | input | message |",
+        "|---|---|---|---|",
+    ]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def cell(text):
+    for old, new in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("*", "\\*"), ("\n", "<br>")):
+        text = text.replace(old, new)
+    return text
+
+
+def test_the_page_is_what_was_seen(messages):
+    made = page(messages)
+    if os.environ.get("RENEW"):
+        PAGE.write_text(made, encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == made

@@ -1,0 +1,191 @@
+"""What is hostile stays text or is refused: code in parameters, names in pages and figures, pickles in files, an open JupyterLab."""
+
+import ast
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from helpers import REPO
+from made_up_runs import run
+from papermill.exceptions import PapermillExecutionError
+from papermill.execute import execute_notebook
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+from rdlib import plots, plots_data, reference, results
+from rdlib.config import Config, Where, from_notebook
+from rdlib.errors import InputError
+from rdlib.report import Report
+
+RUN = REPO / "notebooks" / "02_run.ipynb"
+NAMES = [n for n, field in (Config.__dataclass_fields__ | Where.__dataclass_fields__).items() if field.type == "str"]
+
+
+def codes(mark):
+    """Ways to smuggle a call that makes the folder `mark` into a parameter."""
+    call = f"__import__('os').mkdir({str(mark)!r})"
+    return [call, f"'; {call}; '", f'"; {call}; "', f'"""\n{call}\n"""', f"\\'; {call} #", f"x\n{call}", f"{{{call}}}", f"$({call})"]
+
+
+# --- Code in parameters -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("number", range(8))
+def test_code_in_a_parameter_is_written_as_a_literal(tmp_path, name, number):
+    """Whatever the value is, papermill's cell assigns exactly this text, and running the cell calls nothing."""
+    value = codes(tmp_path / "mark")[number]
+    made = parameterize_notebook(load_notebook_node(str(RUN)), {name: value})
+    (cell,) = [c for c in made.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    (statement,) = ast.parse(cell.source).body
+    assert ast.literal_eval(statement.value) == value
+    namespace = {}
+    exec(cell.source, namespace)
+    assert namespace[name] == value and not (tmp_path / "mark").exists()
+
+
+IN_A_CONFIG = [n for n, field in Config.__dataclass_fields__.items() if field.type == "str"]
+
+
+@pytest.mark.parametrize("name", IN_A_CONFIG)
+@pytest.mark.parametrize("number", range(8))
+def test_code_in_a_parameter_is_refused_by_name(tmp_path, name, number):
+    value = codes(tmp_path / "mark")[number]
+    with pytest.raises(InputError, match=f"^{name}="):
+        from_notebook({"dataset": "mvtec", "category": "bottle"} | {name: value})
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_notebook_stops_at_code_in_a_parameter(tmp_path):
+    """The whole way: papermill, a kernel, the refusal, nothing run and nothing written."""
+    parameters = {"label": codes(tmp_path / "mark")[2], "out_dir": str(tmp_path / "out")}
+    with pytest.raises(PapermillExecutionError, match="InputError: label=.*only letters, digits"):
+        execute_notebook(str(RUN), str(tmp_path / "executed.ipynb"), parameters, progress_bar=False, cwd=str(REPO))
+    assert not (tmp_path / "mark").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("profile", ["../../x", "", ".", "/etc", "demo/../.."])
+def test_a_profile_is_no_path(profile, tmp_path, monkeypatch):
+    """`renew` deletes the folder of that name."""
+    monkeypatch.setattr(reference.shutil, "rmtree", lambda *_, **__: pytest.fail("deleted"))
+    with pytest.raises(InputError, match="^profile="):
+        reference.renew(profile)
+
+
+# --- Names in figures and run files -------------------------------------------------------------------------------
+
+ODD_NAMES = ["<script>alert(1)</script>.png", r"$\frac{1}{$.png", "a_$b^$c.png", "%s {0} \\n.png"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_odd_file_names_are_drawn_as_they_are(tmp_path, name):
+    """Between two $ matplotlib would read mathematics, and stop at what is none."""
+    image, mask = np.zeros((3, 8, 8), np.uint8), np.eye(8, dtype=bool)
+    grid = plots.map_grid(images=[image], masks=[mask], maps={"map": np.ones((1, 8, 8))}, titles=[name])
+    for figure in (grid, plots_data.gallery({name: [(name, image, mask)]})):
+        results.save_figure(figure, tmp_path / "figure")
+        assert any(text.get_text() == name for ax in figure.axes for text in (ax.title, ax.yaxis.label))
+
+
+@pytest.mark.parametrize("field", ["category", "teacher", "label", "experiment"])
+def test_a_run_file_with_markup_in_its_configuration_is_refused(tmp_path, field):
+    made = run(0.5)
+    made["config"][field] = "<script>alert(1)</script>"
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(made))
+    with pytest.raises(InputError, match=f"{path}: not a result of this version"):
+        results.read_run(path)
+
+
+# --- Kept maps ----------------------------------------------------------------------------------------------------
+
+
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def report_on(tmp_path):
+    made = run(0.5)
+    folder = tmp_path / "runs" / made["run_id"]
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(made))
+    return Report(str(tmp_path)), made, folder / "maps.npz"
+
+
+def test_pickled_objects_in_maps_are_not_built(tmp_path):
+    report, made, path = report_on(tmp_path)
+    np.savez(path, scale_maps=np.array([Evil(tmp_path / "mark")], dtype=object))
+    with pytest.raises(InputError, match="maps.npz: damaged, or holds something else than arrays"):
+        report.maps(made)
+    assert not (tmp_path / "mark").exists()
+    with np.load(path, allow_pickle=True) as file:
+        assert file["scale_maps"] is not None
+    assert (tmp_path / "mark").exists()  # it would have
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text", b"\x93NUMPY\x01\x00"])
+def test_damaged_maps_are_named(tmp_path, content):
+    report, made, path = report_on(tmp_path)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="maps.npz: damaged"):
+        report.maps(made)
+
+
+# --- JupyterLab ---------------------------------------------------------------------------------------------------
+
+
+def lab_command():
+    """The words of `make lab`."""
+    (recipe,) = re.findall(r"^lab:.*\n((?:\t.*\n)+)", (REPO / "Makefile").read_text(), re.M)
+    return recipe.split()
+
+
+def test_the_command_opens_nothing_to_the_network_and_keeps_the_token():
+    words = lab_command()
+    assert words[:2] == ["jupyter", "lab"] and [w for w in words if "ip" in w] == ["--ip=127.0.0.1"]
+    assert not [w for w in words if re.search(r"token|password|disable_check_xsrf|allow_origin|allow_remote", w)]
+
+
+def status(address):
+    try:
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_jupyterlab_answers_only_with_the_token_and_only_here(tmp_path):
+    """`make lab` itself, without a browser, on a free port."""
+    own = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
+    words = [sys.executable, "-m", *lab_command()[:2], *lab_command()[2:-1], "--no-browser", "--allow-root", "--port=0", str(tmp_path)]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(words, cwd=tmp_path, env=os.environ | own, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 90
+        while not (found := list((tmp_path / "RUNTIME").glob("jpserver-*.json"))) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert found, (tmp_path / "log").read_text()
+        server = json.loads(found[0].read_text())
+        contents = f"http://127.0.0.1:{server['port']}/api/contents"
+        assert len(server["token"]) >= 32 and server["hostname"] == "127.0.0.1"
+        assert (status(contents), status(f"{contents}?token={server['token']}")) == (403, 200)
+        with socket.socket() as other:  # taken if the server listened on all addresses
+            other.bind(("127.0.0.2", server["port"]))
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
