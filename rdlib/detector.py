@@ -113,7 +113,7 @@ class Result:
     @property
     def region(self) -> NDArray:
         """(H, W) bool: where the map exceeds the threshold; not empty exactly if the image is anomalous."""
-        return self.map > self.threshold
+        return self.map > np.float64(self.threshold)  # else NumPy rounds the threshold to float32, and `score` is not
 
     @property
     def peak(self) -> tuple[int, int]:

@@ -228,14 +228,14 @@ def _decode(
         try:
             image = photos.read(path)
             photos.check_shape(path, image.size, settings.image_size)
-            if path in masks:
-                _check_mask(masks[path], image.size)
         except InputError as error:
             problems.append(str(error))
             continue
         sizes.setdefault(group, set()).add(image.size)
         if group == "good":
             squares.append(photos.to_square(image, settings.image_size))
+        if path in masks:
+            problems += _mask_problems(masks[path], image.size)
         if group != "new":
             first = seen.setdefault(photos.pixel_hash(image), path)
             if first != path:
@@ -243,12 +243,15 @@ def _decode(
     return squares, sizes
 
 
-def _check_mask(mask: Path, size: tuple[int, int]) -> None:
-    values = data.read_mask(mask)
-    if values.size != size:
-        raise InputError(f"{mask}: mask is {values.width}x{values.height}, its image is {size[0]}x{size[1]}; make them equal")
-    if not np.asarray(values).any():
-        raise InputError(f"{mask}: mask is empty, but the image is in bad_dir; mark what is bad, or move the image")
+def _mask_problems(path: Path, size: tuple[int, int]) -> list[str]:
+    try:
+        mask = data.read_mask(path)
+    except InputError as error:
+        return [str(error)]
+    if mask.size != size:
+        return [f"{path}: mask is {mask.width}x{mask.height}, its image is {size[0]}x{size[1]}; make them equal"]
+    empty = not np.asarray(mask).any()
+    return [f"{path}: mask is empty, but its image is in bad_dir; mark what is bad, or move the image"] * empty
 
 
 # --- Training -----------------------------------------------------------------------------------------------------
