@@ -302,7 +302,7 @@ def export_onnx(detector: Detector, path: str | Path) -> None:
 
     Its metadata hold the threshold, image_size and the rule of geometry, which stays outside: fit a photograph into the
     square before, crop the map and resize it to the photograph after (rdlib.photos); the score is the maximum.
-    raises: InputError if the packages for it are not installed
+    raises: InputError if the packages for it (extra "onnx") are not installed
     """
     _need("onnx", "onnxscript")
     whole, size = WholeMap(detector).eval(), detector.cfg.image_size
@@ -350,4 +350,4 @@ def _need(*packages: str) -> None:
         try:
             __import__(package)
         except ImportError:
-            raise InputError(f"ONNX needs the package {package}: pip install onnx onnxscript onnxruntime") from None
+            raise InputError(f"ONNX needs the package {package}: pip install 'rdlib[onnx]'") from None

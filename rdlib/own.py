@@ -310,7 +310,8 @@ def score_photos(judge: Detector, found: Photos, out: Path, on_photo: Callable[[
 
 def caption(photo: Photo, result: Result) -> str:
     word = "ALARM" if result.is_anomalous else "no alarm"
-    return f"{photo.group}: {photo.name}: {word} (score {result.score:.3f}, threshold {result.threshold:.3f})"
+    name = photo.name if len(photo.name) <= 50 else "..." + photo.name[-47:]
+    return f"{photo.group}: {name}\n{word}: score {result.score:.3f}, threshold {result.threshold:.3f}"
 
 
 def _row(photo: Photo, image: Image.Image, result: Result) -> dict[str, Any]:
