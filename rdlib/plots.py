@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import PIL.Image
 import seaborn as sns
 from IPython import get_ipython
 from IPython.core.pylabtools import select_figure_formats
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 sns.set_theme(context="paper", style="ticks", palette="colorblind")
 MAP_COLOURS = "inferno"
+REGION_COLOUR = (255, 40, 0)
+LARGEST_PANEL = 480  # px of a photograph in a heat map
 ATTRIBUTION = {
     "mvtec": "photographs: MVTec AD, © MVTec Software GmbH, CC BY-NC-SA 4.0 (Bergmann et al. 2019)",
     "demo": "photographs: scikit-image; defects are synthetic",
@@ -72,6 +75,36 @@ def map_grid(
 def show_image(ax, image: NDArray) -> None:
     """image: (1 or 3, H, W) uint8"""
     ax.imshow(np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0))
+
+
+def heat_map(photo: PIL.Image.Image, map: NDArray, threshold: float, title: str) -> Figure:
+    """One photograph: image | heat map | thresholded region.
+
+    The colour scale runs from 0 to twice the threshold, so that it is one for all photographs of a detector and the
+    threshold is always its middle; what exceeds it has the brightest colour.
+
+    photo: RGB; map: (H, W) at its size
+    """
+    small = photo.copy()
+    small.thumbnail((LARGEST_PANEL, LARGEST_PANEL))
+    map = np.asarray(PIL.Image.fromarray(map).resize(small.size, PIL.Image.Resampling.BILINEAR))
+    grey = np.repeat(np.asarray(small.convert("L"))[..., None] // 2 + 64, 3, axis=2)
+    grey[map > threshold] = grey[map > threshold] // 2 + np.array(REGION_COLOUR, np.uint8) // 2
+    width = 3 * 2.6 * min(max(small.width / small.height, 0.7), 2.5)
+    fig = Figure(figsize=(width + 0.9, 3.4))
+    right = 1 - 0.8 / (width + 0.9)  # the colour bar takes the same inches whatever the photograph's shape
+    axes = fig.subplots(1, 3, gridspec_kw={"left": 0.01, "right": right, "top": 0.78, "bottom": 0.02, "wspace": 0.04})
+    axes[0].imshow(small)
+    drawn = axes[1].imshow(map, cmap=MAP_COLOURS, vmin=0, vmax=2 * threshold)
+    axes[2].imshow(grey)
+    for ax, name in zip(axes, ("image", "heat map", "above the threshold")):
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(name, fontsize=9)
+    bar = fig.colorbar(drawn, cax=fig.add_axes((right + 0.1 / (width + 0.9), 0.06, 0.12 / (width + 0.9), 0.66)), extend="max")
+    bar.ax.axhline(threshold, color="white", lw=1.5)
+    bar.set_ticks([0, threshold, 2 * threshold], labels=["0", f"{threshold:.2f}", f"{2 * threshold:.2f}"], fontsize=8)
+    fig.suptitle(title, fontsize=10)
+    return fig
 
 
 def draw_histogram(ax, labels: NDArray, scores: NDArray) -> None:

@@ -1,0 +1,102 @@
+"""Photographs of any size: found in folders, read upright, fitted into the network's square, and maps brought back.
+
+The rule of geometry (`GEOMETRY`): the longer side is resized to the square's side and the aspect ratio is kept; the
+photograph lies in the top left corner; what remains of the square is the photograph mirrored at its own edge. Nothing
+is stretched or cut off, photographs of one folder may differ in shape, and the mirrored part is removed from the map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from rdlib import data
+from rdlib.errors import InputError
+
+GEOMETRY = "longer side to image_size, aspect ratio kept, top left, mirrored at the edge to a square"
+SUFFIXES = (*data.IMAGE_SUFFIXES, ".webp")
+NOT_OURS = {"thumbs.db", "desktop.ini"}  # what operating systems put into folders of pictures
+SHORTEST = 16  # px in the square: one cell of the teacher's deepest feature map
+
+
+# --- Files --------------------------------------------------------------------------------------------------------
+
+
+def find(folder: Path, problems: list[str], leave_out: str = "") -> list[Path]:
+    """All images below a folder, in order of name; hidden files are passed over.
+
+    leave_out: name of subfolders that are not entered
+    problems: gets a sentence for a missing folder, and for each file that is no image or shares its name with another
+    """
+    if not folder.is_dir():
+        problems.append(f"{folder}: no such folder; give an existing one")
+        return []
+    there = (p.relative_to(folder) for p in sorted(folder.rglob("*")) if not p.is_dir())
+    names = [
+        name
+        for name in there
+        if not any(part.startswith(".") for part in name.parts) and name.name.lower() not in NOT_OURS and leave_out not in name.parts[:-1]
+    ]
+    images = [name for name in names if name.suffix.lower() in SUFFIXES]
+    problems += [f"{folder / name}: not an image ({', '.join(SUFFIXES)}); move it away" for name in names if name not in images]
+    stems = Counter(name.with_suffix("") for name in images)
+    problems += [
+        f"{folder / name}: another image has this name with another suffix; rename one"
+        for name in images
+        if stems[name.with_suffix("")] > 1
+    ]
+    return [folder / name for name in images]
+
+
+def read(path: str | Path) -> Image.Image:
+    """RGB photograph, turned upright as its EXIF orientation says.
+
+    raises: InputError naming the file if it is not there or cannot be decoded
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return ImageOps.exif_transpose(data.read_image(Path(path)))
+    except Exception as error:  # a broken file can make Pillow's decoders raise nearly anything
+        raise InputError(f"{path}: cannot be decoded ({error}); replace the file") from None
+
+
+def check_shape(name: str | Path, photo: tuple[int, int], size: int) -> None:
+    """raises: InputError if a photograph (W, H) is too long and narrow for a square of `size` px"""
+    if min(inside(photo, size)) < SHORTEST:
+        raise InputError(
+            f"{name}: {photo[0]}x{photo[1]} is too long and narrow, its shorter side would have fewer than {SHORTEST} px "
+            f"at image_size={size}; crop it or raise image_size"
+        )
+
+
+def pixel_hash(image: Image.Image) -> str:
+    """sha256 of the pixels and their shape: the same picture as PNG and BMP has one hash."""
+    return hashlib.sha256(str(image.size).encode() + image.tobytes()).hexdigest()
+
+
+# --- Geometry -----------------------------------------------------------------------------------------------------
+
+
+def inside(photo: tuple[int, int], size: int) -> tuple[int, int]:
+    """(w, h) in px of a photograph (W, H) within the square of `size` px."""
+    scale = size / max(photo)
+    return max(1, round(photo[0] * scale)), max(1, round(photo[1] * scale))
+
+
+def to_square(image: Image.Image, size: int) -> NDArray:
+    """RGB image of any shape -> (3, size, size) uint8"""
+    width, height = inside(image.size, size)
+    small = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    return np.pad(small, ((0, size - height), (0, size - width), (0, 0)), mode="symmetric").transpose(2, 0, 1)
+
+
+def from_square(map: NDArray, photo: tuple[int, int]) -> NDArray:
+    """Map of the square (size, size) float32 -> (H, W) float32, for a photograph (W, H)"""
+    width, height = inside(photo, len(map))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(map[:height, :width])).resize(photo, Image.Resampling.BILINEAR))
