@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-FORMAT = 1  # raise it when what is stored under a key changes its meaning
+FORMAT = 2  # raise it when what is stored under a key changes its meaning
 
 
 @dataclass

@@ -27,18 +27,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
 from rdlib import model, photos
 from rdlib.config import Config
-from rdlib.data import ImageSet
 from rdlib.errors import InputError
+from rdlib.features import device_of, to_batch
 from rdlib.fit import choose_device
 from rdlib.paths import PACKAGE
 from rdlib.results import write_atomically
-from rdlib.score import score as score_set
-from rdlib.score import upsample
+from rdlib.score import enlarge, enlargement
 
 FORMAT, VERSION = "rdlib-detector", 1
 CARD = "rdlib"  # key of the card in the file's metadata
@@ -122,10 +120,12 @@ class Result:
         return int(x), int(y)
 
 
+@torch.no_grad()
 def square_map(net: nn.Module, cfg: Config, image: Image.Image) -> NDArray:
     """Anomaly map (image_size, image_size) float32 of an RGB image fitted into the square (photos.GEOMETRY)."""
-    square = photos.to_square(image, cfg.image_size)[None]
-    return score_set(net, ImageSet(square, np.zeros(1, np.uint8), ("photo",)), cfg).maps(cfg.scales)[0]
+    batch = to_batch(photos.to_square(image, cfg.image_size)[None], device_of(net))
+    maps = net.maps(net.teacher(batch), batch)
+    return enlarge([maps[k - 1] for k in cfg.scales], batch.shape[-2:], cfg.sigma).sum(0)[0].cpu().numpy()
 
 
 def photo_map(net: nn.Module, cfg: Config, image: Image.Image) -> NDArray:
@@ -275,26 +275,22 @@ def _parse_card(path: Path, text: str) -> dict[str, Any]:
 class WholeMap(nn.Module):
     """images (B, 3, S, S) in [0, 1] -> anomaly maps (B, S, S): teacher, OCBE, student, distance, upsampling, smoothing.
 
-    Smoothing is linear and separable, so it is a product with one (S, S) matrix on each side; SciPy itself makes the
-    matrix (it smooths the unit vectors), hence the same border rule and the same truncation for any sigma.
+    The last two are products with the matrices of `score.enlargement`, one for each scale.
     """
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.net, self.scales = copy.deepcopy(detector.net).cpu(), detector.cfg.scales
-        matrix = smoothing_matrix(detector.cfg.image_size, detector.cfg.sigma)
-        self.register_buffer("smoothing", torch.from_numpy(matrix))
+        size = detector.cfg.image_size
+        with torch.no_grad():
+            feats = self.net.teacher(torch.zeros(1, 3, size, size))
+        for k in self.scales:
+            self.register_buffer(f"enlarge{k}", enlargement(feats[k - 1].shape[-1], size, detector.cfg.sigma))
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = upsample(self.net.maps(images), images.shape[-2:])
-        total = torch.stack([maps[k - 1] for k in self.scales]).sum(0)
-        return self.smoothing @ total @ self.smoothing.T
-
-
-def smoothing_matrix(size: int, sigma: float) -> NDArray:
-    """(size, size) float32 matrix G such that G @ map @ G.T is `score.smooth(map, sigma)`."""
-    unit = np.eye(size)
-    return (gaussian_filter1d(unit, sigma, axis=0) if sigma > 0 else unit).astype(np.float32)
+        maps = self.net.maps(self.net.teacher(images), images)
+        pairs = [(getattr(self, f"enlarge{k}"), maps[k - 1]) for k in self.scales]
+        return torch.stack([matrix @ m @ matrix.T for matrix, m in pairs]).sum(0)
 
 
 def export_onnx(detector: Detector, path: str | Path) -> None:

@@ -45,7 +45,7 @@ def seed_everything(cfg: Config) -> None:
     np.random.seed(cfg.torch_seed % 2**32)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # it writes NaN into every new tensor; nothing here reads one
-    torch.backends.fp32_precision = "ieee"  # float32 means float32: no TF32 on CUDA
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32, on CUDA too
     torch.backends.cudnn.benchmark = False
 
 

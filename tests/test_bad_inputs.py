@@ -384,11 +384,12 @@ def _(tmp):
     Report(str(tmp))
 
 
-@case("another configuration under the same run id", "wrong value", "has another configuration (lr); remove it or give another label")
+@case("another configuration under the same run id", "wrong value", "was made with another lr; remove it or give another label")
 def _(tmp):
     cfg = Config.create(**BOTTLE)
     made, folder = run_file(tmp, lambda made: made.update(run_id=cfg.run_id, config=cfg.to_dict() | {"lr": 0.1}))
-    results.finished(tmp, cfg)
+    where = made["provenance"]
+    results.finished(tmp, cfg, teacher_sha256=where["teacher_sha256"], data_manifest=where["data_manifest"])
 
 
 @case("kept maps with pickled objects", "hostile", "maps.npz: damaged, or holds something else than arrays")

@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from scipy.ndimage import gaussian_filter
 
 from rdlib import detector, own, photos
 from rdlib.detector import Result, threshold_of
@@ -98,8 +97,9 @@ class Brightness(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.unused = torch.nn.Parameter(torch.zeros(1))
+        self.teacher = torch.nn.Identity()
 
-    def maps(self, images):
+    def maps(self, teacher_feats, images):
         return [torch.nn.functional.avg_pool2d(images.mean(1, keepdim=True), 4)[:, 0]] * 3
 
 
@@ -429,15 +429,6 @@ def test_the_table_above_spoils_files_that_are_sound_otherwise(trained, tmp_path
 
 
 # --- ONNX ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("size", "sigma"), [(32, 0.0), (32, 1.0), (64, 4.0), (32, 8.5), (32, 20.0)])
-def test_smoothing_as_a_matrix_is_scipys(size, sigma):
-    """Also where the kernel is longer than the image, so that SciPy mirrors more than once."""
-    map = np.random.default_rng(0).uniform(0, 2, (size, size))
-    matrix = detector.smoothing_matrix(size, sigma)
-    expected = gaussian_filter(map, sigma) if sigma else map
-    assert np.abs(matrix @ map @ matrix.T - expected).max() < 1e-6
 
 
 def test_onnx_gives_the_same_maps(trained, tmp_path):
