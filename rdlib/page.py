@@ -40,6 +40,7 @@ WEBP_QUALITY = 82
 # Heading, the experiments (of `experiments.tables`) whose runs it needs, its tables with the caption while there is no file,
 # and the beginning of the names of those that exist only sometimes.
 SECTIONS = [
+    ("Demo set", ["mvtec"], {}, "demo_"),
     (
         "Tables 1 and 2: MVTec AD",
         ["mvtec"],
@@ -50,7 +51,7 @@ SECTIONS = [
             "table2_pixel_auroc": "Table 2, MVTec AD at 256 px: pixel AUROC, %",
             "table2_pro": "Table 2, MVTec AD at 256 px: PRO, %",
         },
-        "demo_",
+        "",
     ),
     ("Same teacher, other methods", ["mvtec", "baselines"], {"same_teacher": "Same teacher: four methods, %"}, "same_teacher_"),
     (
@@ -163,7 +164,7 @@ def page(folder: Path, data: str = "") -> str:
         failed=failed,
         sections=sections,
         verdicts=verdict_counts(sections),
-        not_run=[(t["caption"], t["missing"]) for s in sections for t in s["tables"] if t["missing"]],
+        not_run=[t for s in sections for t in s["tables"] if t["missing"]],
         figures=[figure(folder / "figures", stem) for stem in figure_stems(folder)],
         runs=[run_view(r, folder) for r in runs],
         hardware=hardware(runs),
@@ -232,7 +233,8 @@ def headline(runs: list[Run]) -> dict[str, Any]:
     shown += [dataclasses.replace(c, row=f"{c.row}, mean of ten classes", column=_words(c.column)) for c in novelty]
     if not shown:
         return {"table": None, "first": None}
-    table = comparison("glance", "Ours beside the paper's value, %", tables.frame(tables.by_column(shown)))
+    caption = "Ours beside the paper's value, %" if any(c.paper is not None for c in shown) else "Our numbers, %; none is published"
+    table = comparison("glance", caption, tables.frame(tables.by_column(shown)))
     return {"table": table, "first": shown[0]}
 
 
@@ -272,7 +274,8 @@ def table_sections(folder: Path, plan: dict[str, set[str]] | None, done: set[str
                 found.append(read_table(left.pop(name)))
             elif expected.get(name):
                 found.append(_absent(name, expected[name], needs, plan, done))
-        sections.append({"id": _slug(heading), "heading": heading, "tables": found})
+        if found:
+            sections.append({"id": _slug(heading), "heading": heading, "tables": found})
     if left:
         sections.append({"id": "other-tables", "heading": "Other tables", "tables": [read_table(p) for p in left.values()]})
     return sections
@@ -301,6 +304,8 @@ def read_table(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a table ({error}); remove it and run `make reproduce` again") from None
     text = path.with_suffix(".md")
     caption = text.read_text(encoding="utf-8").split("\n", 1)[0].strip() if text.is_file() else ""
+    for metric in tables.PAPER_METRICS:
+        caption = caption.replace(metric, _words(metric))
     build = comparison if {"row", "column", "ours", "verdict"} <= set(numbers) else plain
     return build(path.stem, caption or _words(path.stem), numbers)
 
@@ -326,7 +331,9 @@ def comparison(name: str, caption: str, numbers: pd.DataFrame) -> dict[str, Any]
     heads = [{"label": label, "text": label == "verdict"} for _ in columns for label in labels]
     groups = [(_words(c), len(labels)) for c in columns] if several else []
     verdicts = [v for v in numbers["verdict"] if published or v != tables.NOT_PUBLISHED]
-    return _table(name, caption, groups, heads, body, list(missing), verdicts, daggers) | {"empty": bool(numbers["ours"].isna().all())}
+    judged = {e["verdict"] for r in body for e in r["entries"]} - {""}
+    table = _table(name, caption, groups, heads, body, list(missing), verdicts, daggers)
+    return table | {"empty": bool(numbers["ours"].isna().all()), "alike": judged.pop() if len(judged) == 1 else ""}
 
 
 def _compared(record: dict[str, Any], published: bool, several: bool) -> tuple[list[dict[str, Any]], list[str]]:
@@ -361,8 +368,8 @@ def plain(name: str, caption: str, numbers: pd.DataFrame) -> dict[str, Any]:
 
 
 def _table(name, caption, groups, heads, rows, missing=(), verdicts=(), daggers=False) -> dict[str, Any]:
-    """What the template knows of a table. missing: rows without our value; why: what to say instead of it"""
-    about = {"id": f"table-{_slug(name)}", "caption": caption, "first": "row", "why": "", "empty": False, "daggers": daggers}
+    """What the template knows of a table. missing: rows without our value; why: what to say instead of it; alike: the one verdict of all groups"""
+    about = {"id": f"table-{_slug(name)}", "caption": caption, "first": "row", "why": "", "empty": False, "alike": "", "daggers": daggers}
     return about | {
         "groups": groups,
         "heads": heads,
@@ -431,7 +438,7 @@ def run_view(run: Run, folder: Path) -> dict[str, Any]:
     """What the drill-down of one run shows."""
     config = run["config"]
     usual = {f.name: f.default for f in dataclasses.fields(Config)} | defaults_of(config["dataset"], config.get("method", "reverse"))
-    parameters = [(k, json.dumps(v), k in usual and v != _as_json(usual[k])) for k, v in config.items()]
+    parameters = [(_words(k), _text(v), k not in IDENTITY and v != _as_json(usual.get(k, v))) for k, v in config.items()]
     return {
         "id": run["run_id"],
         "config": config,
@@ -450,6 +457,9 @@ def run_view(run: Run, folder: Path) -> dict[str, Any]:
     }
 
 
+IDENTITY = ("dataset", "category", "normal_class", "seed", "experiment", "label")  # these say which run it is
+
+
 def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -457,7 +467,11 @@ def _as_json(value: Any) -> Any:
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
-    return {True: "yes", False: "no", "": "none"}.get(value, str(value)) if isinstance(value, bool | str) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value in ("", None) else str(value)
 
 
 def loss_curve(losses: Sequence[float], width: int = 300, height: int = 110) -> dict[str, Any] | None:
