@@ -325,11 +325,14 @@ def comparison(name: str, caption: str, numbers: pd.DataFrame) -> dict[str, Any]
         daggers |= record["evidence"] == "unverified"
         if pd.isna(record["ours"]):
             missing[row["head"]] = None
-    labels = ["ours"] if not published else ["paper", "ours", "difference", *([] if several else ["verdict"])]
+    labels = ["paper", "ours", "diff."] if several else ["paper", "ours", "difference", "verdict"]
+    labels = labels if published else ["ours"]
     blank = [_entry("", "")] * len(labels)
     body = [{"head": r["head"], "entries": [e for c in columns for e in r["groups"].get(c, blank)], "runs": r["runs"]} for r in rows.values()]
     heads = [{"label": label, "text": label == "verdict"} for _ in columns for label in labels]
-    groups = [(_words(c), len(labels)) for c in columns] if several else []
+    groups = [(_words(c), len(labels)) for c in columns] if several and published else []
+    if several and not published:
+        heads = [{"label": _words(c), "text": False} for c in columns]
     verdicts = [v for v in numbers["verdict"] if published or v != tables.NOT_PUBLISHED]
     judged = {e["verdict"] for r in body for e in r["entries"]} - {""}
     table = _table(name, caption, groups, heads, body, list(missing), verdicts, daggers)
@@ -350,18 +353,19 @@ def _compared(record: dict[str, Any], published: bool, several: bool) -> tuple[l
     difference = _entry("" if pd.isna(record["difference"]) else f"{record['difference']:+.1f}", record["difference"])
     if several:  # no room for a column of verdicts in each group
         return [paper, own, difference | {"verdict": judged if difference["text"] else "", "kind": kind}], ids
-    return [paper, own, difference, _entry(judged, judged, kind)], ids
+    return [paper, own, difference, _entry(judged, judged, kind, False)], ids
 
 
 def plain(name: str, caption: str, numbers: pd.DataFrame) -> dict[str, Any]:
     """Any other table: the first column names the row; changes (columns smallest and largest) are written with their sign."""
     signed = {"mean", "smallest", "largest"} if {"smallest", "largest"} <= set(numbers) else set()
     columns = list(numbers)[1:]
+    figured = {c for c in columns if pd.api.types.is_numeric_dtype(numbers[c]) or c.startswith("paper")}
     rows = [
-        {"head": str(head), "entries": [_entry(_shown(v, c in signed), v) for c, v in zip(columns, values)], "runs": []}
+        {"head": str(head), "entries": [_entry(_shown(v, c in signed), v, "", c in figured) for c, v in zip(columns, values)], "runs": []}
         for head, *values in numbers.itertuples(index=False, name=None)
     ]
-    heads = [{"label": _words(c), "text": not pd.api.types.is_numeric_dtype(numbers[c])} for c in columns]
+    heads = [{"label": _words(c), "text": c not in figured} for c in columns]
     daggers = any("†" in e["text"] for r in rows for e in r["entries"])
     table = _table(name, caption, [], heads, rows, [] if rows else [tables.NOT_RUN], [], daggers)
     return table | {"first": _words(str(numbers.columns[0])), "why": "" if rows else tables.NOT_RUN}
@@ -380,10 +384,10 @@ def _table(name, caption, groups, heads, rows, missing=(), verdicts=(), daggers=
     }
 
 
-def _entry(text: str, sort: Any, kind: str = "") -> dict[str, Any]:
-    """One cell. sort: what it is sorted by; "" goes last. kind: its colour"""
+def _entry(text: str, sort: Any, kind: str = "", number: bool = True) -> dict[str, Any]:
+    """One cell. sort: what it is sorted by; "" goes last. kind: its colour; number: of a column of numbers"""
     value = "" if sort is None or (isinstance(sort, float) and np.isnan(sort)) else str(sort)
-    return {"text": text, "sort": value.rstrip("†"), "kind": kind, "verdict": ""}
+    return {"text": text, "sort": value.rstrip("†"), "kind": kind, "number": number, "verdict": ""}
 
 
 def _shown(value: Any, signed: bool) -> str:
