@@ -328,7 +328,9 @@ def comparison(name: str, caption: str, numbers: pd.DataFrame) -> dict[str, Any]
     labels = ["paper", "ours", "diff."] if several else ["paper", "ours", "difference", "verdict"]
     labels = labels if published else ["ours"]
     blank = [_entry("", "")] * len(labels)
-    body = [{"head": r["head"], "entries": [e for c in columns for e in r["groups"].get(c, blank)], "runs": r["runs"]} for r in rows.values()]
+    body = [
+        {"head": r["head"], "entries": [e for c in columns for e in r["groups"].get(c, blank)], "runs": r["runs"]} for r in rows.values()
+    ]
     heads = [{"label": label, "text": label == "verdict"} for _ in columns for label in labels]
     groups = [(_words(c), len(labels)) for c in columns] if several and published else []
     if several and not published:

@@ -137,9 +137,20 @@ def test_paper_ours_difference_and_verdict_stand_side_by_side(full):
 
 def test_several_columns_become_groups(full):
     found = parsed(full)
-    assert [t for t in found.texts("th", scope="colgroup")] == ["image AUROC", "pixel AUROC", "PRO"]
+    assert found.texts("th", scope="colgroup") == ["image AUROC", "pixel AUROC", "PRO"]
     rows = rows_of(found, "table-table6")
-    assert rows["M1+M2+M3"] == ["98.5", "91.0 ± 1.4 (2)", "-7.5", "97.8", "91.0 ± 1.4 (2)", "-6.8", "93.9", "91.0 ± 1.4 (2)", "-2.9", "s0 s1"]
+    assert rows["M1+M2+M3"] == [
+        "98.5",
+        "91.0 ± 1.4 (2)",
+        "-7.5",
+        "97.8",
+        "91.0 ± 1.4 (2)",
+        "-6.8",
+        "93.9",
+        "91.0 ± 1.4 (2)",
+        "-2.9",
+        "s0 s1",
+    ]
     assert rows["M1"][:3] == ["–not published", "not run", ""]
     assert "Every difference here: different setting" in found.text
 
@@ -187,7 +198,7 @@ def test_a_run_shows_parameters_metrics_and_provenance(tmp_path):
 def test_a_figure_that_nobody_described_is_shown_all_the_same(full):
     picture(full, "new_one")
     found = parsed(full)
-    assert "new one" in found.texts("h3") and found.texts("h3")[-2] != "new one"
+    assert "new one" in found.texts("h3")
     assert found.all("img")[-1][1]["alt"].startswith("Figure new one")
 
 
@@ -298,8 +309,7 @@ def test_nothing_that_comes_from_a_file_becomes_markup(tmp_path):
     result["provenance"] |= {"cpu": EVIL, "os": EVIL, "packages": {EVIL: EVIL}}
     folder = batch(tmp_path / "demo", result, failed=[])
     put(folder / "runs" / "x" / "failed.json", failure(EVIL, reason=EVIL, status=EVIL))
-    cell = tables.Cell(EVIL, EVIL, None)
-    tables.write_table(folder / "tables", "table5", [cell, cell.__class__(EVIL, "b", None, 1.0)], EVIL)
+    tables.write_table(folder / "tables", "table5", [tables.Cell(EVIL, EVIL, None), tables.Cell(EVIL, "b", None, 1.0)], EVIL)
     tables.write_frame(folder / "tables", "speed_x", pd.DataFrame({EVIL: [EVIL], "b": [EVIL]}), pd.DataFrame({"a": [EVIL]}), EVIL)
     picture(folder, "<img onerror=alert(1)>")
     html = page.page(folder)
