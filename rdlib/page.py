@@ -96,7 +96,7 @@ FIGURES = {
     ),
     "category_bars": (
         "Image AUROC by category",
-        "Bars of image AUROC for each category, the paper's beside ours where one is published; the numbers are in Table 1 or the demo table",
+        "Bars of image AUROC for each category, the paper's beside ours where one is published; the numbers are in the tables above",
     ),
     "fig5_small": ("Fig. 5: the smallest defects", "Rows of test images with the smallest defects, their ground truth and anomaly map"),
     "fig6_large": ("Fig. 6: the largest defects", "Rows of test images with the largest defects, their ground truth and anomaly map"),
@@ -374,7 +374,10 @@ def plain(name: str, caption: str, numbers: pd.DataFrame) -> dict[str, Any]:
 
 
 def _table(name, caption, groups, heads, rows, missing=(), verdicts=(), daggers=False) -> dict[str, Any]:
-    """What the template knows of a table. missing: rows without our value; why: what to say instead of it; alike: the one verdict of all groups"""
+    """What the template knows of a table.
+
+    missing: rows without our value; why: what to say instead of the table; alike: the one verdict that all its groups have
+    """
     about = {"id": f"table-{_slug(name)}", "caption": caption, "first": "row", "why": "", "empty": False, "alike": "", "daggers": daggers}
     return about | {
         "groups": groups,
