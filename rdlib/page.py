@@ -145,9 +145,9 @@ def page(folder: Path, data: str = "") -> str:
     folder: results/<profile>, whose name says which plan the runs belong to
     raises: InputError if there is neither a result nor a failed run
     """
-    runs, failed = results.read_runs(folder), read_failed(folder)
+    runs = results.read_runs(folder)
     done = {r["run_id"] for r in runs}
-    failed = [f for f in failed if f["run_id"] not in done]
+    failed = [f for f in read_failed(folder) if f["run_id"] not in done]
     if not runs and not failed:
         raise InputError(f"{folder}: no run files (runs/*/result.json); run `make reproduce PROFILE={folder.name}` first")
     plan = planned(folder.name, data)
@@ -178,18 +178,20 @@ def page(folder: Path, data: str = "") -> str:
 
 
 def read_failed(folder: Path) -> list[Run]:
-    """Every runs/<id>/failed.json below the folder: run_id, status, reason, attempts, config.
+    """Every run below the folder that failed or diverged: run_id, status, reason, attempts.
+
+    Such a run is a runs/<id>/result.json with that status, or a runs/<id>/failed.json.
 
     raises: InputError naming a file that is not one
     """
-    found = []
+    found = {f["run_id"]: f for f in results.read_failures(folder)}
     for path in sorted((folder / "runs").glob("*/failed.json")):
         try:
             failure = json.loads(path.read_text(encoding="utf-8"))
-            found.append({key: failure[key] for key in ("run_id", "status", "reason", "attempts")})
+            found[failure["run_id"]] = {key: failure[key] for key in ("run_id", "status", "reason", "attempts")}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a record of a failed run ({error!r}); remove it and run again") from None
-    return found
+    return list(found.values())
 
 
 # --- The batch ----------------------------------------------------------------------------------------------------
@@ -324,7 +326,7 @@ def comparison(name: str, caption: str, numbers: pd.DataFrame) -> dict[str, Any]
         row["runs"] += [i for i in ids if i not in row["runs"]]
         daggers |= record["evidence"] == "unverified"
         if pd.isna(record["ours"]):
-            missing[row["head"]] = None
+            missing[row["head"] if record["verdict"] == tables.NOT_RUN else f"{row['head']} ({record['verdict']})"] = None
     labels = ["paper", "ours", "diff."] if several else ["paper", "ours", "difference", "verdict"]
     labels = labels if published else ["ours"]
     blank = [_entry("", "")] * len(labels)
@@ -338,7 +340,7 @@ def comparison(name: str, caption: str, numbers: pd.DataFrame) -> dict[str, Any]
     verdicts = [v for v in numbers["verdict"] if published or v != tables.NOT_PUBLISHED]
     judged = {e["verdict"] for r in body for e in r["entries"]} - {""}
     table = _table(name, caption, groups, heads, body, list(missing), verdicts, daggers)
-    return table | {"empty": bool(numbers["ours"].isna().all()), "alike": judged.pop() if len(judged) == 1 else ""}
+    return table | {"empty": bool((numbers["verdict"] == tables.NOT_RUN).all()), "alike": judged.pop() if len(judged) == 1 else ""}
 
 
 def _compared(record: dict[str, Any], published: bool, several: bool) -> tuple[list[dict[str, Any]], list[str]]:

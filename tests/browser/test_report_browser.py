@@ -6,6 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from helpers import REPO
 from made_up_runs import run
+from playwright.sync_api import expect
 
 from rdlib import page as report
 from rdlib import tables
@@ -76,11 +77,11 @@ def test_a_click_sorts_and_another_turns_it_round(show, address, keep):
     heading = page.locator(f"{BARS} thead th", has_text="ours")
     expected = ["gravel", "tissue", "grass", "avg_total", "coin", "brick"]  # 70.7 74.7 77.6 79.7 85.3 90.3
     button.click()
-    page.wait_for_function(f"document.querySelector('{BARS} tbody th').textContent === 'gravel'")
+    expect(page.locator(f"{BARS} tbody th").first).to_have_text("gravel")
     assert names(page) == expected and heading.get_attribute("aria-sort") == "ascending"
     keep(page, "report-sorted")
     button.click()
-    page.wait_for_function(f"document.querySelector('{BARS} tbody th').textContent === 'brick'")
+    expect(page.locator(f"{BARS} tbody th").first).to_have_text("brick")
     assert names(page) == expected[::-1] and heading.get_attribute("aria-sort") == "descending"
 
 
@@ -90,14 +91,14 @@ def test_the_keyboard_sorts_too(show, address, key):
     page.locator(f"{BARS} thead button", has_text="row").focus()
     page.keyboard.press("Tab")
     page.keyboard.press(key)
-    page.wait_for_function(f"document.querySelector('{BARS} tbody th').textContent === 'gravel'")
+    expect(page.locator(f"{BARS} tbody th").first).to_have_text("gravel")
     assert page.evaluate("document.activeElement.textContent") == "ours", "the focus stays where it was"
 
 
 def test_in_a_table_with_groups_each_column_sorts_by_itself(show, address):
     page = show(address)
     page.locator("#table-table7 thead tr:last-child button").nth(5).click()  # ours of the second group
-    page.wait_for_function("document.querySelector('#table-table7 tbody th').textContent.startsWith('efficientnet')")
+    expect(page.locator("#table-table7 tbody th").first).to_contain_text("efficientnet")
     pixel = [text.split()[0] for text in page.locator("#table-table7 tbody td:nth-child(6)").all_inner_texts()]
     numbers = [float(text) for text in pixel if text != "not"]
     assert numbers == sorted(numbers) and len(numbers) == 3 and pixel[3:] == ["not"] * 3, "what was not run comes last"
@@ -119,8 +120,7 @@ def test_sorted_and_filtered_at_once(show, address):
     page = show(address)
     page.get_by_label("Filter runs").fill("digits")
     page.locator("#all-runs thead button", has_text="image").click()
-    page.wait_for_function("document.querySelector('#all-runs th[aria-sort]') !== null")
-    page.wait_for_timeout(50)
+    expect(page.locator("#all-runs tbody tr:visible").first).to_contain_text("1lite0")  # class 1 is the hardest
     values = [float(v) for v in page.locator("#all-runs tbody tr:visible td:nth-child(3)").all_inner_texts()]
     assert len(values) == 20 and values == sorted(values)
 
