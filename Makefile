@@ -1,4 +1,4 @@
-# `make help` lists the targets. Everything runs in .venv; nothing outside this folder is touched.
+# `make help` lists the targets. Everything runs in .venv; nothing outside this folder is touched, except by `make browser`.
 PYTHON ?= python3
 PROFILE ?= demo
 DATA ?=
@@ -7,7 +7,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce reference notebooks bench test lint lab lock audit
+.PHONY: help setup data reproduce report reference notebooks bench test browser lint lab lock audit
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -34,6 +34,9 @@ SNAKEMAKE = snakemake --cores $(CORES) --keep-going --nolock --rerun-incomplete 
 reproduce: setup  ## run the batch and make its tables and figures (PROFILE=demo, DATA=folder, ARGS=-n shows the plan)
 	$(SNAKEMAKE) $(ARGS)
 
+report: setup  ## write results/PROFILE/report.html, one page with every table, figure and run (PROFILE=demo, DATA as the batch had)
+	python -m rdlib.page results/$(PROFILE) --data "$(DATA)"
+
 reference: setup  ## make a finished batch (PROFILE) the committed reference and renew the README tables
 	python -m rdlib.reference $(PROFILE)
 
@@ -45,7 +48,12 @@ notebooks: setup  ## run every notebook top to bottom, keep the outputs, strip w
 bench: setup  ## measure speed and memory against the plain loop, the official loops and scikit-learn (DATA=folder of categories)
 	python tests/bench.py $(PROFILE) --data "$(DATA)"
 
-test: setup  ## unit, parity and end-to-end tests, then the notebooks' committed outputs
+browser:  ## install Debian's Chromium for the browser tests if it is missing (as root, or by sudo without a password)
+	@command -v chromium > /dev/null || { run=; test "$$(id -u)" = 0 || run="sudo -n"; \
+	  $$run apt-get update -qq && $$run apt-get install -y -qq --no-install-recommends chromium > /dev/null; } \
+	  || echo "chromium could not be installed here; the browser tests will fail and say so" >&2
+
+test: setup browser  ## unit, parity and end-to-end tests, then the notebooks' committed outputs
 	pytest --durations=15 tests
 	pytest --durations=5 --nbval notebooks
 

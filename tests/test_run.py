@@ -42,7 +42,9 @@ class Call:
 
     @property
     def files(self):
-        return sorted(p.relative_to(self.out).as_posix() for p in self.out.rglob("*") if p.is_file()) if self.out.exists() else []
+        """What it wrote, without the lock files."""
+        written = [p.relative_to(self.out) for p in self.out.rglob("*") if p.is_file()] if self.out.exists() else []
+        return sorted(p.as_posix() for p in written if p.parts[0] != "locks")
 
 
 def papermill(folder, parameters, out=None, **environment):
