@@ -29,7 +29,7 @@ data: setup  ## a complete MVTec AD in TARGET from SOURCE, your archive, folder 
 	python -m rdlib.acquire "$(SOURCE)" "$(TARGET)" --sha256 "$(SHA256)" --manifest "$(MANIFEST)"
 
 CORES ?= all
-SNAKEMAKE = snakemake --cores $(CORES) --keep-going --nolock --rerun-incomplete --rerun-triggers mtime --config profile=$(PROFILE) data="$(DATA)" --quiet rules host
+SNAKEMAKE = snakemake --cores $(CORES) --keep-going --nolock --rerun-incomplete --rerun-triggers mtime --config profile=$(PROFILE) data="$(DATA)" --quiet rules host progress
 
 reproduce: setup  ## run the batch and make its tables and figures (PROFILE=demo, DATA=folder, ARGS=-n shows the plan)
 	$(SNAKEMAKE) $(ARGS)
@@ -56,6 +56,12 @@ browser:  ## install Debian's Chromium for the browser tests if it is missing (a
 test: setup browser  ## unit, parity and end-to-end tests, then the notebooks' committed outputs
 	pytest --durations=15 tests
 	pytest --durations=5 --nbval notebooks
+
+mutants: setup  ## break the library on purpose, fault by fault, and see the tests fail
+	python tests/mutants.py
+
+coverage: setup  ## which lines and branches of rdlib the tests reach
+	pytest --cov=rdlib --cov-branch --cov-report=term-missing:skip-covered tests
 
 lint: setup  ## ruff on modules and notebooks
 	ruff check rdlib tests notebooks

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
-from rdlib import experiments, failure
+from rdlib import experiments, failure, progress
 
 PROFILE = config.get("profile", "demo")
 DATA = str(config.get("data") or "")  # snakemake reads an empty value as None
@@ -31,6 +31,7 @@ if workflow.is_main_process and not {"-n", "--dry-run", "--dryrun", "--unlock"} 
     except Timeout:
         raise WorkflowError(f"another batch is running on {OUT}; wait for it or stop it") from None
     failure.forget(Path(OUT))  # what failed last time is tried again
+    (Path(OUT) / progress.STARTED).touch()
 
 RUNS = experiments.runs(PROFILE, DATA)
 TABLES = {table: [experiments.identity(p) for p in needed] for table, needed in experiments.tables(PROFILE, DATA).items()}
@@ -86,7 +87,8 @@ rule run:
         OUT + "/executed/runs/{run_id}.log",
     threads: lambda wildcards: workflow.cores if RUNS[wildcards.run_id].get("measure") else 1
     shell:  # a failure becomes a row of the tables, so that it stops nothing else
-        f"{PAPERMILL} || python -m rdlib.failure {{output}} {{params.executed}} {{params.parameters}} {{resources.attempt}} {MOST_ATTEMPTS}"
+        f"{{{{ {PAPERMILL} || python -m rdlib.failure {{output}} {{params.executed}} {{params.parameters}} {{resources.attempt}} {MOST_ATTEMPTS}; }}}}"
+        " && python -m rdlib.progress {PROFILE} {DATA:q}"
 
 
 for notebook, (needed, written) in REPORTS.items():

@@ -1,0 +1,77 @@
+"""How far a batch is: `python -m rdlib.progress PROFILE [DATA]` prints one line; the Snakefile does after each run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rdlib import experiments
+
+STARTED = ".batch.started"  # touched when a batch begins
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Numbers of runs; left: neither done nor failed, those that run now among them; seconds_left: None if nothing can be said"""
+
+    planned: int
+    done: int
+    failed: int
+    running: int
+    left: int
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        about = "" if self.seconds_left is None or not self.left else f" (about {_in_words(self.seconds_left)})"
+        return f"{self.done} of {self.planned} runs done, {self.running} running, {self.left} left{about}, {self.failed} failed"
+
+
+def progress(folder: Path, planned: set[str]) -> Progress:
+    """State of the planned runs below `folder`. What is left is expected to take as long as what this batch has done so far."""
+    status = {run_id: _status(folder / "runs" / run_id / "result.json") for run_id in planned}
+    done = [run_id for run_id, s in status.items() if s == "finished"]
+    left = [run_id for run_id, s in status.items() if s is None]
+    running = sum(_held(folder / "locks" / run_id) for run_id in left)
+    failed = len(planned) - len(done) - len(left)
+    return Progress(len(planned), len(done), failed, running, len(left), _seconds_left(folder, done, len(left)))
+
+
+def _status(path: Path) -> str | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["status"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _held(lock: Path) -> bool:
+    """Whether a process has claimed the run (results.claim)."""
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _seconds_left(folder: Path, done: list[str], left: int) -> float | None:
+    started = folder / STARTED
+    if not started.is_file():
+        return None
+    begun = started.stat().st_mtime
+    new = sum((folder / "runs" / run_id / "result.json").stat().st_mtime > begun for run_id in done)
+    return left * (time.time() - begun) / new if new else None
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+if __name__ == "__main__":
+    profile, data = (*sys.argv[1:], "")[:2]
+    print(progress(Path("results") / profile, set(experiments.runs(profile, data))))
