@@ -11,7 +11,6 @@ import base64
 import dataclasses
 import hashlib
 import io
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from rdlib import experiments, figures, plots, results, tables
 from rdlib.config import Config, defaults_of
 from rdlib.errors import InputError
 from rdlib.paths import PACKAGE, resolve
+from rdlib.progress import progress
 
 Run = dict[str, Any]
 TEMPLATE = PACKAGE / "template"
@@ -147,7 +147,7 @@ def page(folder: Path, data: str = "") -> str:
     """
     runs = results.read_runs(folder)
     done = {r["run_id"] for r in runs}
-    failed = [f for f in read_failed(folder) if f["run_id"] not in done]
+    failed = results.read_failures(folder)
     if not runs and not failed:
         raise InputError(f"{folder}: no run files (runs/*/result.json); run `make reproduce PROFILE={folder.name}` first")
     plan = planned(folder.name, data)
@@ -161,6 +161,7 @@ def page(folder: Path, data: str = "") -> str:
         headline=headline(runs),
         setting=tables.main_setting(runs) if runs else None,
         status=status(plan, done, failed),
+        progress=str(progress(folder, set().union(*plan.values()))) if plan else "",
         failed=failed,
         sections=sections,
         verdicts=verdict_counts(sections),
@@ -175,23 +176,6 @@ def page(folder: Path, data: str = "") -> str:
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def read_failed(folder: Path) -> list[Run]:
-    """Every run below the folder that failed or diverged: run_id, status, reason, attempts.
-
-    Such a run is a runs/<id>/result.json with that status, or a runs/<id>/failed.json.
-
-    raises: InputError naming a file that is not one
-    """
-    found = {f["run_id"]: f for f in results.read_failures(folder)}
-    for path in sorted((folder / "runs").glob("*/failed.json")):
-        try:
-            failure = json.loads(path.read_text(encoding="utf-8"))
-            found[failure["run_id"]] = {key: failure[key] for key in ("run_id", "status", "reason", "attempts")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a record of a failed run ({error!r}); remove it and run again") from None
-    return list(found.values())
 
 
 # --- The batch ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from playwright.sync_api import expect
 
 from rdlib import page as report
 from rdlib import tables
-from rdlib.results import write_atomically
+from rdlib.config import Config
+from rdlib.results import write_atomically, write_failure
 
 DESKTOP, PHONE = {"width": 1366, "height": 900}, {"width": 390, "height": 844}
 RUN = "main-demo-coin-lite0.128px.15ep-s0"
@@ -37,9 +38,9 @@ def verdicts(tmp_path_factory):
     for result in runs:
         (folder / "runs" / result["run_id"]).mkdir(parents=True)
         write_atomically(folder / "runs" / result["run_id"] / "result.json", json.dumps(result))
-    (folder / "runs" / "broken").mkdir()
-    failure = {"run_id": "broken", "status": "diverged", "reason": "loss is nan in epoch 3", "attempts": 1, "config": {}}
-    write_atomically(folder / "runs" / "broken" / "failed.json", json.dumps(failure))
+    broken = Config.create(dataset="mvtec", category="wood", seed=0)
+    path = folder / "runs" / broken.run_id / "result.json"
+    write_failure(path, broken, status="diverged", reason="loss is nan in epoch 3", attempts=1)
     cells = tables.category_table(runs, "image_AUROC", dataset="mvtec", resolution=256)
     tables.write_table(folder / "tables", "table1_256", cells, "Table 1")
     report.write(folder, folder / "report.html")
