@@ -25,7 +25,7 @@ SlurmdPort={ports[1]}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
@@ -44,7 +44,7 @@ AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/filetxt
 JobCompLoc={folder}/jobs.txt
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=2,bf_interval=2
-SlurmdTimeout=20
+SlurmdTimeout=8
 KillWait=5
 ReturnToService=2
 NodeName={node} NodeAddr=127.0.0.1 Gres=gpu:2 State=UNKNOWN
@@ -87,30 +87,31 @@ def start(folder: Path) -> None:
 
 
 def start_node(folder: Path) -> None:
-    """Start slurmd, the node, and wait until it takes jobs."""
-    subprocess.run(["slurmd", "-f", folder / "slurm.conf"], env=environment(folder), check=True)
-    for _ in range(60):
-        if _output(["sinfo", "-h", "-o", "%T"], folder, check=False).strip() in ("idle", "mixed", "allocated"):
-            return
-        time.sleep(0.5)
-    raise SystemExit("the node does not come up:\n" + "".join((folder / f"{name}.log").read_text() for name in ("slurmctld", "slurmd")))
+    """Start slurmd, the node, as after a reboot (-b) with an empty disk (-c), and wait until it takes jobs."""
+    subprocess.run(["slurmd", "-bc", "-f", folder / "slurm.conf"], env=environment(folder), check=True)
+    _wait_until_node_is(folder, "idle", "mixed", "allocated")
 
 
-def kill_node(folder: Path) -> int:
-    """What a power cut does: slurmd and all that its jobs run are gone at once, and slurmctld is not told.
+def kill_node(folder: Path, notice: bool = True) -> int:
+    """What a power cut does: slurmd and all that its jobs run are gone at once; slurmctld is not told and has to notice.
 
     returns: how many processes were killed
     """
-    victims = [p for p in _ours(folder) if p.name() in ("slurmd", "slurmstepd") or "SLURM_JOB_ID" in p.environ()]
-    for process in victims:
+    ours = _ours(folder)
+    jobs = [p for p in ours if "SLURM_JOB_ID" in p.environ()]
+    parents = {p.parent() for p in jobs}  # slurmstepd writes its title over its environment
+    daemons = [p for p in ours if p.name() == "slurmd"] + [p for p in parents if p and p.name().startswith("slurmstepd")]
+    for process in daemons + jobs:  # in this order, or the node would still report how its jobs ended
         process.kill()
-    psutil.wait_procs(victims, timeout=10)
-    return len(victims)
+    psutil.wait_procs(daemons + jobs, timeout=10)
+    if notice:
+        _wait_until_node_is(folder, "down", "down*")
+    return len(daemons + jobs)
 
 
 def stop(folder: Path) -> None:
     """End the jobs and the three programs, and remove the folder."""
-    kill_node(folder)
+    kill_node(folder, notice=False)
     for name in ("slurmctld", "munged"):
         pid = folder / f"{name}.pid"
         if pid.is_file() and psutil.pid_exists(int(pid.read_text())):
@@ -132,6 +133,15 @@ def ended_jobs(folder: Path) -> list[dict[str, str]]:
     path = folder / "jobs.txt"
     lines = path.read_text().splitlines() if path.is_file() else []
     return [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines]
+
+
+def _wait_until_node_is(folder: Path, *states: str) -> None:
+    for _ in range(120):
+        if _output(["sinfo", "-h", "-o", "%T"], folder, check=False).strip() in states:
+            return
+        time.sleep(0.5)
+    logs = "".join((folder / f"{name}.log").read_text() for name in ("slurmctld", "slurmd"))
+    raise TimeoutError(f"the node does not become {' or '.join(states)}:\n{logs}")
 
 
 def _ours(folder: Path) -> list[psutil.Process]:
