@@ -7,7 +7,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce reference notebooks bench test lint lab lock audit
+.PHONY: help setup data reproduce reference notebooks bench test slurm lint lab lock audit
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -55,6 +55,10 @@ bench: setup  ## measure speed and memory against the plain loop, the official l
 test: setup  ## unit, parity and end-to-end tests, then the notebooks' committed outputs
 	pytest --durations=15 tests
 	pytest --durations=5 --nbval notebooks
+
+slurm: setup  ## the cluster's tests alone, on a SLURM of one node that they start (needs apt-get install slurm-wlm munge)
+	@PATH=$$PATH:/usr/sbin command -v munged slurmctld slurmd > /dev/null || { echo "SLURM is not here: apt-get install slurm-wlm munge" >&2; exit 1; }
+	pytest --durations=5 tests/test_gpus.py tests/test_slurm.py
 
 lint: setup  ## ruff on modules and notebooks
 	ruff check rdlib tests notebooks

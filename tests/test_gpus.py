@@ -29,7 +29,9 @@ def command(tmp_path):
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            pipe.close()
 
 
 def test_each_command_has_a_device_for_itself_and_the_next_one_waits(command):
@@ -38,9 +40,8 @@ def test_each_command_has_a_device_for_itself_and_the_next_one_waits(command):
     late = command("0,1,GPU-5f")
     with pytest.raises(subprocess.TimeoutExpired):
         late.wait(2.5)
-    (first,) = [p for p in running if p is running[1]]
-    first.stdin.close()
-    assert first.wait(10) == 0
+    running[1].communicate()  # ends its input
+    assert running[1].returncode == 0
     assert late.stdout.readline().strip() in ("0", "1", "GPU-5f")
 
 
