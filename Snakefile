@@ -123,6 +123,9 @@ for notebook, (needed, written) in REPORTS.items():
             notebook=notebook,  # bound here: the shell command is put together after the loop
             executed=f"{OUT}/executed/{notebook}.ipynb",
             flags=f"-p results_dir {OUT} -p out_dir {OUT}",
+        resources:
+            mem_mb=lambda wildcards, attempt: 4_000 * attempt,
+            runtime=lambda wildcards, attempt: 60 * attempt,
         log:
             f"{OUT}/executed/{notebook}.log",
         shell:
