@@ -7,7 +7,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce report reference notebooks bench test browser lint lab lock audit
+.PHONY: help setup data reproduce report reference notebooks bench test browser slurm mutants coverage lint lab lock audit
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -28,8 +28,15 @@ MANIFEST ?=
 data: setup  ## a complete MVTec AD in TARGET from SOURCE, your archive, folder or address (SHA256=, MANIFEST= check it)
 	python -m rdlib.acquire "$(SOURCE)" "$(TARGET)" --sha256 "$(SHA256)" --manifest "$(MANIFEST)"
 
-CORES ?= all
-SNAKEMAKE = snakemake --cores $(CORES) --keep-going --nolock --rerun-incomplete --rerun-triggers mtime --config profile=$(PROFILE) data="$(DATA)" --quiet rules host progress
+# GPUS=0,1,2 gives each run one of these devices; ON=slurm hands the runs to a cluster (profiles/slurm), CORES are then those of a cost run.
+GPUS ?=
+ON ?=
+CORES ?= $(if $(ON),4,all)
+COMMA := ,
+$(if $(and $(ON),$(GPUS)),$(error GPUS are those of this machine; on a cluster ($(ON)) the scheduler assigns them))
+WHERE = $(if $(ON),--workflow-profile profiles/$(ON),--cores $(CORES) $(if $(GPUS),--resources gpu=$(words $(subst $(COMMA), ,$(GPUS)))))
+SNAKEMAKE = snakemake $(WHERE) --keep-going --nolock --rerun-incomplete --rerun-triggers mtime --quiet rules host progress \
+  --config profile=$(PROFILE) data="$(DATA)" gpus="$(GPUS)" cost_threads="$(if $(ON),$(CORES))"
 
 reproduce: setup  ## run the batch and make its tables and figures (PROFILE=demo, DATA=folder, ARGS=-n shows the plan)
 	$(SNAKEMAKE) $(ARGS)
@@ -62,6 +69,10 @@ mutants: setup  ## break the library on purpose, fault by fault, and see the tes
 
 coverage: setup  ## which lines and branches of rdlib the tests reach
 	pytest --cov=rdlib --cov-branch --cov-report=term-missing:skip-covered tests
+
+slurm: setup  ## the cluster's tests alone, on a SLURM of one node that they start (needs apt-get install slurm-wlm munge)
+	@PATH=$$PATH:/usr/sbin command -v munged slurmctld slurmd > /dev/null || { echo "SLURM is not here: apt-get install slurm-wlm munge" >&2; exit 1; }
+	pytest --durations=5 tests/test_gpus.py tests/test_slurm.py
 
 lint: setup  ## ruff on modules and notebooks
 	ruff check rdlib tests notebooks

@@ -7,13 +7,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
-from rdlib import experiments, failure, progress
+from rdlib import experiments, failure, gpus, progress
 
 PROFILE = config.get("profile", "demo")
 DATA = str(config.get("data") or "")  # snakemake reads an empty value as None
 OUT = f"results/{PROFILE}"
 REFERENCE = f"results/reference/{PROFILE}"
+GPUS = "" if config.get("gpus") is None else str(config["gpus"])  # of this machine, "0,1,2"; on a cluster the scheduler assigns them
 
+if GPUS:
+    gpus.parse(GPUS)  # refuses what is none before anything starts
 missing = experiments.missing(PROFILE, DATA)
 if missing or {"-n", "--dry-run", "--dryrun"} & set(sys.argv):
     print(experiments.plan_text(PROFILE, DATA), file=sys.stderr)
@@ -21,6 +24,8 @@ if missing:
     raise WorkflowError(f"profile {PROFILE} cannot run; {len(missing)} thing(s) are missing:\n  " + "\n  ".join(missing))
 
 MOST_ATTEMPTS = 3  # of a run whose kernel died; an error of the run itself would only come again
+# What one run asks of a cluster: megabytes and minutes (every further attempt asks for as much again), GPUs.
+NEEDS = {"demo": (4_000, 30, 0), "cpu": (8_000, 240, 0), "paper": (16_000, 480, 1)}[PROFILE]
 
 if workflow.is_main_process and not {"-n", "--dry-run", "--dryrun", "--unlock"} & set(sys.argv):
     # Snakemake's own lock outlives a kill; this one goes with the process.
@@ -52,17 +57,27 @@ def result(run_id):
     return f"{OUT}/runs/{run_id}/result.json"
 
 
-def flags(run_id):
-    """The papermill flags of one run. Cost runs have the machine for themselves and take all its threads."""
-    values = {"threads": 1, "save_maps": experiments.keeps_maps(RUNS[run_id])} | RUNS[run_id] | {"out_dir": OUT}
-    if values.get("measure"):
-        values["threads"] = workflow.cores
+def threads_of(run_id):
+    """Cost runs have the machine for themselves and take all its threads, or as many as were said (each job of a cluster
+    reads this file anew and must come to the same number as the machine that asked for the cores)."""
+    return int(config.get("cost_threads") or workflow.cores) if RUNS[run_id].get("measure") else 1
+
+
+def flags(run_id, threads):
+    """The papermill flags of one run."""
+    values = {"save_maps": experiments.keeps_maps(RUNS[run_id])} | RUNS[run_id] | {"threads": threads, "out_dir": OUT}
     return " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in values.items())
 
 
 PAPERMILL = "papermill --no-progress-bar notebooks/{params.notebook}.ipynb {params.executed} {params.flags} > {log} 2>&1"
 # The end of the log is the sentence that says why.
 SHOW_WHY = " || {{ tail -n 3 {log} >&2; exit 1; }}"
+ON_A_GPU = f"python -m rdlib.gpus {shlex.quote(GPUS)} " if GPUS else ""
+
+
+localrules:
+    all,
+    compare,
 
 
 rule all:
@@ -78,16 +93,20 @@ rule run:
     retries: MOST_ATTEMPTS - 1
     resources:
         attempt=lambda wildcards, attempt: attempt,
+        mem_mb=lambda wildcards, attempt: NEEDS[0] * attempt,
+        runtime=lambda wildcards, attempt: NEEDS[1] * attempt,
+        gpu=1 if GPUS else NEEDS[2],
+        slurm_extra=lambda wildcards: "--exclusive" if RUNS[wildcards.run_id].get("measure") else "",
     params:
         notebook="02_run",
         executed=lambda wildcards: f"{OUT}/executed/runs/{wildcards.run_id}.ipynb",
-        flags=lambda wildcards: flags(wildcards.run_id),
+        flags=lambda wildcards, threads: flags(wildcards.run_id, threads),
         parameters=lambda wildcards: shlex.quote(json.dumps(RUNS[wildcards.run_id])),
     log:
         OUT + "/executed/runs/{run_id}.log",
-    threads: lambda wildcards: workflow.cores if RUNS[wildcards.run_id].get("measure") else 1
+    threads: lambda wildcards: threads_of(wildcards.run_id)
     shell:  # a failure becomes a row of the tables, so that it stops nothing else
-        f"{{{{ {PAPERMILL} || python -m rdlib.failure {{output}} {{params.executed}} {{params.parameters}} {{resources.attempt}} {MOST_ATTEMPTS}; }}}}"
+        f"{{{{ {ON_A_GPU}{PAPERMILL} || python -m rdlib.failure {{output}} {{params.executed}} {{params.parameters}} {{resources.attempt}} {MOST_ATTEMPTS}; }}}}"
         " && python -m rdlib.progress {PROFILE} {DATA:q}"
 
 
@@ -106,6 +125,9 @@ for notebook, (needed, written) in REPORTS.items():
             notebook=notebook,  # bound here: the shell command is put together after the loop
             executed=f"{OUT}/executed/{notebook}.ipynb",
             flags=f"-p results_dir {OUT} -p out_dir {OUT}",
+        resources:
+            mem_mb=lambda wildcards, attempt: 4_000 * attempt,
+            runtime=lambda wildcards, attempt: 60 * attempt,
         log:
             f"{OUT}/executed/{notebook}.log",
         shell:

@@ -1,0 +1,75 @@
+"""Several GPUs of one machine: each command gets one that no other has. There is none here; the devices are names."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from rdlib import gpus
+from rdlib.errors import InputError
+
+SHOW = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Starts a command on one of the devices; it prints which, and goes on until its input ends."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    started = []
+
+    def start(devices):
+        words = [sys.executable, "-m", "rdlib.gpus", devices, sys.executable, "-c", SHOW]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(words, cwd=tmp_path, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": "9"}, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            pipe.close()
+
+
+def test_each_command_has_a_device_for_itself_and_the_next_one_waits(command):
+    running = [command("0,1,GPU-5f") for _ in range(3)]
+    assert {process.stdout.readline() for process in running} == {"0\n", "1\n", "GPU-5f\n"}
+    late = command("0,1,GPU-5f")
+    with pytest.raises(subprocess.TimeoutExpired):
+        late.wait(2.5)
+    running[1].communicate()  # ends its input
+    assert running[1].returncode == 0
+    assert late.stdout.readline().strip() in ("0", "1", "GPU-5f")
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_command_gives_its_device_back(command, end):
+    first = command("7")
+    assert first.stdout.readline() == "7\n"
+    first.send_signal(end)
+    first.wait(10)
+    assert command("7").stdout.readline() == "7\n"
+
+
+def test_the_lock_is_not_inherited_further(tmp_path):
+    """A process that the command leaves behind, an orphaned kernel say, does not keep the device."""
+    device, handle = gpus.take(["0"], tmp_path)
+    assert device == "0" and not os.get_inheritable(handle)
+    os.close(handle)
+
+
+def test_the_exit_code_is_the_commands(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    words = [sys.executable, "-m", "rdlib.gpus", "0", sys.executable, "-c", "raise SystemExit(7)"]
+    assert subprocess.run(words, cwd=tmp_path).returncode == 7
+    assert [p.name.startswith("gpu-") for p in (tmp_path / gpus.LOCKS).iterdir()] == [True]
+
+
+@pytest.mark.parametrize("text", ["", "0,", "0,0", "0 1", "../x", "0;1", "all of them"])
+def test_what_is_no_list_of_devices_is_refused(text):
+    with pytest.raises(InputError, match="GPUS=.*different devices separated by commas"):
+        gpus.parse(text)
