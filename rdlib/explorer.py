@@ -279,10 +279,11 @@ class Explorer(widgets.VBox):
         self.best = _button("best F1", "threshold with the best F1 over the pixels of all kept images")
         self.next_false = _button("next false alarm", "next image with a region above the threshold that touches no defect")
         self.next_miss = _button("next miss", "next image with a defect that nothing above the threshold touches")
+        # No tooltip: ipywidgets 8.1 then fails to show an Image.
         self.picture = widgets.Image(format="png", layout={"width": "100%", "max_width": "1210px"})
-        self.picture.tooltip = "image, marked regions, anomaly map and similarity; click a pixel"
         self.numbers, self.message = widgets.HTML(), widgets.HTML()
         super().__init__(self._rows())
+        self.add_class("rd-explorer")
         self._connect()
         self._settle(anew=True)
         self.row.value, self.column.value = map(int, np.unravel_index(self._map().argmax(), self._map().shape))
