@@ -137,12 +137,12 @@ def table(kept: Kept, view: View) -> pd.DataFrame:
 
 
 def sentence(kept: Kept, view: View) -> str:
-    """How many defects of this image are missed, and how many false alarms it has."""
+    """How many defects of this image are touched, and how many false alarms it has."""
     defects, misses, false = regions(kept.masks[view.image], kept.maps[view.image] > view.threshold)
     if not kept.scales:
         return "No scale is chosen: the map is empty."
     hit = f"{defects - misses} of {defects} defect{'s' * (defects != 1)} touched" if defects else "no defect in this image"
-    return f"{hit}, {false or 'no'} region{'s' * (false != 1)} of false alarm."
+    return f"{hit}; {false or 'no'} region{'s' * (false != 1)} above the threshold away from any defect."
 
 
 def alarms(run: Run, scales: Sequence[int], threshold: float) -> str:
@@ -173,7 +173,7 @@ def draw(kept: Kept, view: View, note: str = "") -> Figure:
     """Image | found, false, missed | anomaly map | similarity of teacher and student at one pixel, per scale."""
     image, mask, map = kept.images[view.image], kept.masks[view.image], kept.maps[view.image]
     fig = Figure(figsize=(11, 3.4))
-    grid = {"left": 0.005, "right": 0.985, "top": 0.91, "bottom": 0.16, "wspace": 0.06, "width_ratios": [1, 1, 1, 0.38, 0.8]}
+    grid = {"left": 0.005, "right": 0.975, "top": 0.91, "bottom": 0.16, "wspace": 0.06, "width_ratios": [1, 1, 1, 0.38, 0.8]}
     first, second, third, gap, last = fig.subplots(1, 5, gridspec_kw=grid)
     plots.show_image(first, image)
     second.imshow(marked(image, mask, map > view.threshold, view.strength))
@@ -271,10 +271,10 @@ class Explorer(widgets.VBox):
         self.run = widgets.Dropdown(description="run", options=list(dict.fromkeys(s for s, _ in self._runs)), layout={"width": "auto"})
         self.category = widgets.Dropdown(description="category", layout={"width": "220px"})
         self.image = widgets.Dropdown(description="image", layout={"width": "260px"})
-        self.threshold = _slider("threshold", max=STEP, step=STEP, readout_format=".3f")
+        self.threshold = _slider("threshold", max=STEP, step=STEP, readout_format=".3f", layout={"width": "520px"})
         self.strength = _slider("overlay", value=0.7, max=1.0, step=0.05, readout_format=".2f")
         own = runs[0]["config"]["scales"]
-        self.scales = [widgets.ToggleButton(description=f"M{k}", value=k in own, layout={"width": "52px"}) for k in (1, 2, 3)]
+        self.scales = [widgets.Checkbox(description=f"M{k}", value=k in own, indent=False, layout={"width": "56px"}) for k in (1, 2, 3)]
         self.row, self.column = (_slider(name, kind=widgets.IntSlider) for name in ("row", "column"))
         self.best = _button("best F1", "threshold with the best F1 over the pixels of all kept images")
         self.next_false = _button("next false alarm", "next image with a region above the threshold that touches no defect")
@@ -292,11 +292,12 @@ class Explorer(widgets.VBox):
         return "The explorer needs a running JupyterLab; the figure in this notebook shows its first choice."
 
     def _rows(self) -> list[widgets.Widget]:
-        scales = widgets.HBox([widgets.Label("scales"), *self.scales])
+        scales = widgets.HBox([widgets.Label("scales", layout={"margin": "2px 12px 2px 24px"}), *self.scales])
         return [
             widgets.HBox([self.run, self.category], layout=WRAP),
             widgets.HBox([self.image, self.next_false, self.next_miss, self.message], layout=WRAP),
-            widgets.HBox([self.threshold, self.best, self.strength, scales], layout=WRAP),
+            widgets.HBox([self.threshold, self.best], layout=WRAP),
+            widgets.HBox([self.strength, scales], layout=WRAP),
             self.picture,
             widgets.HBox([self.row, self.column, widgets.Label("or click a pixel of a picture")], layout=WRAP),
             self.numbers,
@@ -360,7 +361,8 @@ class Explorer(widgets.VBox):
 
     def _show(self) -> None:
         self.picture.value = png(self.figure())
-        self.numbers.value = f"{self.table().to_html(border=0, justify='right')}<p>{escape(self.text())}</p>"
+        content = f"{self.table().to_html(border=0)}<p>{escape(self.text())}</p>"
+        self.numbers.value = f'<div class="jp-RenderedHTMLCommon">{content}</div>'  # JupyterLab's look of tables
         self.message.value = ""
 
     def _go(self, wanted: str) -> None:

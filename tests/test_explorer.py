@@ -103,8 +103,8 @@ def test_the_next_failure_is_found_and_after_the_last_comes_the_first():
 
 def test_the_sentence_says_what_is_hit():
     case = kept([REGIONS, np.zeros_like(REGIONS)], [ALARMS, ~ALARMS * 0.2])
-    assert explorer.sentence(case, view(0)) == "1 of 2 defects touched, 2 regions of false alarm."
-    assert explorer.sentence(case, view(1)) == "no defect in this image, no regions of false alarm."
+    assert explorer.sentence(case, view(0)) == "1 of 2 defects touched; 2 regions above the threshold away from any defect."
+    assert explorer.sentence(case, view(1)) == "no defect in this image; no regions above the threshold away from any defect."
 
 
 def test_the_whole_test_set_is_counted_from_the_run_file_only_where_its_scores_are_those_of_the_map():
