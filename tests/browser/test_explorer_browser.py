@@ -1,0 +1,157 @@
+"""The explorer in JupyterLab, as a person uses it: JupyterLab is started, all cells are run, and the controls change the picture."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import REPO
+from playwright.sync_api import expect
+
+WAIT = 120_000  # ms: the kernel starts and imports what it needs
+NOT_OURS = re.compile(r"favicon|/lab/api/(settings|workspaces|news|update)|jupyterlab_pygments", re.I)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Address and token of a JupyterLab on a free port of this machine only, on a copy of the project with this one notebook."""
+    root, own = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("jupyter")
+    (root / "notebooks").mkdir()
+    for name in ("pyproject.toml", "notebooks/10_explorer.ipynb"):
+        (root / name).write_bytes((REPO / name).read_bytes())
+    for name in ("rdlib", "results"):
+        (root / name).symlink_to(REPO / name)
+    settings = own / "CONFIG" / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # asks nobody outside
+    environment = os.environ | {f"JUPYTER_{kind}_DIR": str(own / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
+    words = [sys.executable, "-m", "jupyter", "lab", "--ip=127.0.0.1", "--port=0", "--no-browser", "--allow-root", str(root)]
+    with (own / "log").open("wb") as log:
+        process = subprocess.Popen(words, cwd=root, env=environment | {"PYTHONPATH": str(REPO)}, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 90
+        while not (found := list((own / "RUNTIME").glob("jpserver-*.json"))) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert found, (own / "log").read_text()
+        server = json.loads(found[0].read_text())
+        yield f"http://127.0.0.1:{server['port']}/lab/tree/notebooks/10_explorer.ipynb?token={server['token']}&reset"
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def opened(browser, lab):
+    """The notebook with all cells run, and what the console complained of so far."""
+    context = browser.new_context(viewport={"width": 1366, "height": 900})
+    page, complaints = context.new_page(), []
+    page.on("console", lambda message: complaints.append(f"{message.text} {message.location}") if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(lab)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=WAIT)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+    page.locator(".rd-explorer img").wait_for(timeout=WAIT)
+    yield page, complaints
+    context.close()
+
+
+class Controls:
+    """What a person sees and touches."""
+
+    def __init__(self, page):
+        self.page = page
+        self.box = page.locator(".rd-explorer")
+        self.picture = self.box.locator("img")
+
+    def slider(self, name):
+        return self.box.locator(".widget-slider", has=self.page.get_by_text(name, exact=True)).get_by_role("slider")
+
+    def numbers(self):
+        """(precision, recall) of the image and of the category, as shown."""
+        rows = self.box.locator("table tbody tr")
+        return [tuple(rows.nth(i).locator("td").all_inner_texts()[:2]) for i in range(rows.count())]
+
+    def image(self):
+        return self.box.get_by_label("image", exact=True)
+
+    def changes(self, act):
+        """Do it, wait until there is another picture, and return what was and what is."""
+        self.picture.scroll_into_view_if_needed()
+        before, source = self.picture.screenshot(), self.picture.get_attribute("src")
+        act()
+        expect(self.picture).not_to_have_attribute("src", source, timeout=WAIT)
+        self.page.wait_for_timeout(1000)  # a slider sends several values
+        return before, self.picture.screenshot()
+
+
+@pytest.fixture
+def controls(opened):
+    """The explorer; at the end nothing of ours may have been complained of on the console."""
+    page, complaints = opened
+    yield Controls(page)
+    assert [c for c in complaints if not NOT_OURS.search(c)] == []
+
+
+def test_it_shows_itself_when_all_cells_are_run(controls, keep):
+    controls.picture.scroll_into_view_if_needed()
+    assert controls.picture.evaluate("i => i.complete && i.naturalWidth") > 1000
+    assert all(re.fullmatch(r"\d+\.\d %", value) for pair in controls.numbers() for value in pair) and len(controls.numbers()) == 2
+    controls.box.evaluate("e => e.scrollIntoView()")
+    keep(controls.page, "explorer-page")
+
+
+def test_the_threshold_changes_picture_precision_and_recall(controls, keep):
+    numbers = controls.numbers()
+    handle = controls.slider("threshold")
+
+    def move():
+        handle.focus()
+        for _ in range(12):
+            controls.page.keyboard.press("ArrowRight")
+
+    before, after = controls.changes(move)
+    assert before != after
+    assert all(new[i] != old[i] for new, old in zip(controls.numbers(), numbers) for i in range(2))
+    keep(controls.page, "explorer-threshold")
+
+
+def test_another_image_changes_picture_and_its_numbers_only(controls):
+    image, category = controls.numbers()
+    before, after = controls.changes(lambda: controls.image().select_option("hole/004.png"))
+    assert before != after and controls.numbers()[0] != image and controls.numbers()[1] == category
+
+
+def test_a_click_chooses_the_pixel(controls, keep):
+    box = controls.picture.bounding_box()
+    place = {"x": 0.36 * box["width"], "y": 0.5 * box["height"]}
+    before, after = controls.changes(lambda: controls.picture.click(position=place))
+    assert before != after
+    row, column = (int(controls.slider(name).get_attribute("aria-valuenow").split(".")[0]) for name in ("row", "column"))
+    assert abs(row - 61) < 12 and abs(column - 68) < 12, "the middle of the second picture"
+    keep(controls.page, "explorer-click")
+
+
+def test_the_next_miss_is_another_image(controls):
+    controls.changes(lambda: controls.box.get_by_label("category", exact=True).select_option("grass"))
+    chosen = controls.image().input_value()
+    controls.changes(lambda: controls.box.get_by_role("button", name="next miss").click())
+    assert controls.image().input_value() != chosen
+    assert re.search(r"\b0 of 1 defect touched", controls.box.inner_text())
+
+
+def test_a_scale_is_switched_off(controls, keep):
+    before, after = controls.changes(lambda: controls.box.get_by_label("M1").uncheck())
+    assert before != after
+    keep(controls.page, "explorer-scales")
+
+
+def test_it_fits_a_narrow_window(controls, keep):
+    controls.page.set_viewport_size({"width": 900, "height": 900})
+    controls.page.wait_for_timeout(500)
+    controls.picture.scroll_into_view_if_needed()
+    assert controls.picture.bounding_box()["width"] <= controls.box.bounding_box()["width"]
+    keep(controls.page, "explorer-narrow")
