@@ -32,6 +32,18 @@ def cluster():
     slurm.stop(folder)
 
 
+BATCHES = []
+
+
+@pytest.fixture(autouse=True)
+def no_batch_outlives_its_test():
+    yield
+    for batch in BATCHES:
+        batch.kill()
+        batch.wait()
+    BATCHES.clear()
+
+
 def start(root, where, environment, gpus=""):
     """`make reproduce` of two runs, in a project of symbolic links."""
     root.mkdir()
@@ -51,7 +63,8 @@ def start(root, where, environment, gpus=""):
     words = [sys.executable, "-m", "snakemake", *where, *flags, "cost_threads=1", "--", *TARGETS]
     environment = environment | {"PYTHONPATH": str(REPO), "XDG_CACHE_HOME": str(root / "cache"), "OMP_NUM_THREADS": "1"}
     with (root / "log.txt").open("w") as log:
-        return subprocess.Popen(words, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        BATCHES.append(subprocess.Popen(words, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT))
+    return BATCHES[-1]
 
 
 def kernels(root):
