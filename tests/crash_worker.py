@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 
+import torch
 from helpers import TinyTeacher, config, image_set
 
 from rdlib import fit, model, results
@@ -24,6 +25,7 @@ def train(folder: Path, slow_disk: bool = False) -> None:
     if slow_disk:
         fsync = os.fsync
         os.fsync = lambda handle: (time.sleep(0.2), fsync(handle))
+    torch.set_num_threads(1)
     fit.seed_everything(CFG)
     net = model.build(CFG, TinyTeacher())
     checkpoint = Checkpoint(folder, {"config": CFG.to_dict()}, every_s=0)

@@ -61,6 +61,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path, uninterrupt
             assert process.exitcode == 0 and json.loads((tmp_path / "end.json").read_text()) == expected
             for file in tmp_path.iterdir():
                 file.unlink()
+            seconds *= 0.7  # the machine is less busy than when it was measured
             continue
         os.kill(process.pid, signal.SIGKILL)
         process.join()
