@@ -75,6 +75,11 @@ def test_the_best_threshold_is_the_best_of_all_tried_one_by_one(seed):
     assert explorer.best_threshold(masks, maps, top) == pytest.approx(thresholds[np.argmax(tried)])
 
 
+def test_the_best_threshold_leaves_out_what_equals_it():
+    """At 0.5 the normal pixel is not above; below it is."""
+    assert explorer.best_threshold(np.array([True, False]), np.array([1.0, 0.5]), 1.0) == 0.5
+
+
 def test_no_pixel_exceeds_the_end_of_the_range():
     for value in (0.0, 0.005, 0.0051, 1.2345):
         case = kept(np.zeros((1, 1, 1)), np.full((1, 1, 1), value))
@@ -267,6 +272,16 @@ def test_another_run_shows_the_same_image_and_pixel(app):
     app.category.value, app.image.index, app.row.value = "grid", 3, 7
     app.run.index = 1
     assert (app.category.value, app.image.value, app.row.value) == ("grid", "test/hole/1.png", 7)
+    app.run.index = 0
+    assert app.category.value == "grid", "although carpet comes first"
+
+
+def test_one_change_is_drawn_once(app, monkeypatch):
+    drawn, png = [], explorer.png
+    monkeypatch.setattr(explorer, "png", lambda figure: drawn.append(figure) or png(figure))
+    app.run.index = 1
+    app.image.index = 3
+    assert len(drawn) == 2
 
 
 def test_the_threshold_starts_at_the_best_f1_and_returns_there(app):
