@@ -35,9 +35,10 @@ def record(result: Path, executed: Path, parameters: dict[str, Any], attempt: in
     if error is None and attempt < most:
         return False
     cfg = Config.create(**{k: v for k, v in parameters.items() if k in Config.__dataclass_fields__})
-    name, message = error or ("failed", DIED)
+    name, message = error or ("", DIED)
     status = "diverged" if name == "FloatingPointError" else "failed"
-    write_failure(result, cfg, status=status, reason=message if name == "InputError" else f"{name}: {message}", attempts=attempt)
+    reason = message if name in ("", "InputError") else f"{name}: {message}"  # an InputError is a sentence by itself
+    write_failure(result, cfg, status=status, reason=reason, attempts=attempt)
     print(f"{cfg.run_id}: {status}: {message}", file=sys.stderr)
     return True
 
