@@ -71,7 +71,7 @@ def survives(fault: Fault) -> bool:
             raise SystemExit(f"{fault.name}: {fault.file} no longer holds {fault.old!r}; renew the list")
         path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
         tests = [str(REPO / "tests" / f"{name}.py") for name in fault.tests.split() if (REPO / "tests" / f"{name}.py").is_file()]
-        words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+        words = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
         environment = os.environ | {"PYTHONPATH": folder}
         return subprocess.run(words, cwd=REPO, env=environment, capture_output=True).returncode == 0
 
