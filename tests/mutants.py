@@ -31,7 +31,6 @@ class Fault:
 FAULTS = [
     Fault("teacher follows train()", "model.py", "return super().train(False)", "return super().train(mode)", "test_model test_fit"),
     Fault("teacher not frozen", "model.py", "self.requires_grad_(False)\n", "self.requires_grad_(True)\n", "test_model"),
-    Fault("missing no_grad on the teacher", "features.py", "    @torch.no_grad()\n    def _compute", "    def _compute", "test_features test_fit"),
     Fault("swapped student scales", "model.py", "return feats[::-1]", "return feats", "test_model"),
     Fault("MFF in another order", "model.py", "for path, f in zip(self.paths, teacher_feats)]", "for path, f in zip(self.paths, teacher_feats)][::-1]", "test_model"),
     Fault("cosine over the wrong axis", "distance.py", "1 - F.cosine_similarity(t, s, dim=1) for", "1 - F.cosine_similarity(t, s, dim=-1).mean(1, keepdim=True).expand_as(t[:, 0]) for", "test_distance"),
