@@ -34,7 +34,7 @@ FAULTS = [
     Fault("swapped student scales", "model.py", "return feats[::-1]", "return feats", "test_model"),
     Fault("MFF in another order", "model.py", "for path, f in zip(self.paths, teacher_feats)]", "for path, f in zip(self.paths, teacher_feats)][::-1]", "test_model"),
     Fault("cosine over the wrong axis", "distance.py", "1 - F.cosine_similarity(t, s, dim=1) for", "1 - F.cosine_similarity(t, s, dim=-1).mean(1, keepdim=True).expand_as(t[:, 0]) for", "test_distance"),
-    Fault("flattened in two memory orders", "distance.py", "last = all(", "last = any(", "test_distance test_fit"),
+    Fault("flattened in two memory orders", "distance.py", "(f.permute(0, 2, 3, 1) if last else f)", "(f.permute(0, 2, 3, 1) if f.is_contiguous(memory_format=torch.channels_last) else f)", "test_distance test_fit"),
     Fault("losses exchanged", "distance.py", '"flat": flat_loss, "pixel": pixel_loss', '"flat": pixel_loss, "pixel": flat_loss', "test_fit"),
     Fault("wrong interpolation", "score.py", "align_corners=True", "align_corners=False", "test_score"),
     Fault("sigma halved", "score.py", "gaussian_filter1d(lines, sigma", "gaussian_filter1d(lines, sigma / 2", "test_score"),
