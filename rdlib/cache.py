@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -131,8 +131,3 @@ def key_of(*parts: Any) -> str:
         raw = np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part if isinstance(part, bytes) else str(part).encode()
         total.update(hashlib.sha256(raw).digest())
     return total.hexdigest()[:40]
-
-
-def split(images: NDArray, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most `size` images."""
-    return (slice(i, i + size) for i in range(0, len(images), size))

@@ -46,7 +46,8 @@ def to_device(batch: Tensor, device: torch.device) -> Tensor:
 
 def chunk_slices(images: NDArray) -> Iterator[slice]:
     """Slices of images (N, C, H, W) that go through the network together."""
-    return cache.split(images, max(1, CHUNK // (images.shape[-2] * images.shape[-1])))
+    size = max(1, CHUNK // (images.shape[-2] * images.shape[-1]))
+    return (slice(i, i + size) for i in range(0, len(images), size))
 
 
 class TeacherFeatures:
