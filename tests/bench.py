@@ -40,6 +40,7 @@ from rdlib.distance import flat_loss
 from rdlib.paths import project_root
 
 Timed = dict[str, Callable[[], Any]]
+PLAIN_LARGE, LARGE_PX = "plain, files of 900 px", 900  # MVTec AD's bottle is 900 x 900; its categories have 700 to 1024 px
 TRAINING = (("wide_resnet50_2", 256, 8), ("resnet18", 128, 16), ("efficientnet_lite0", 128, 16))
 
 
@@ -73,17 +74,19 @@ def teacher_of(name: str) -> model.Teacher:
 # --- (a) Training -------------------------------------------------------------------------------------------------
 
 
-def training(root: Path, category: str, rounds: int) -> list[dict[str, Any]]:
+def training(root: Path, large: Path, category: str, rounds: int) -> list[dict[str, Any]]:
+    """large: the same photographs enlarged to the size that MVTec AD ships, for a plain loop that decodes those in every epoch"""
     rows = []
     for teacher, size, batch in TRAINING:
         cfg = config(teacher, size, root, category, batch_size=batch)
-        steps, flops = {"plain": PlainTraining(cfg, root)}, {}
+        steps, flops = {"plain": PlainTraining(cfg, root), PLAIN_LARGE: PlainTraining(cfg, large)}, {}
         for precision in ("fp32", "bf16"):
             cfg_p = config(teacher, size, root, category, batch_size=batch, precision=precision)
             steps[precision] = OurTraining(cfg_p, root)
             flops[precision] = steps[precision].flops_per_step()
         seconds = interleaved(steps, rounds)
         losses = {name: step.losses for name, step in steps.items()}
+        convolutions = {p: convolution_s(steps[p]) for p in ("fp32", "bf16")}
         rows.append(
             {
                 "teacher": teacher,
@@ -92,6 +95,9 @@ def training(root: Path, category: str, rounds: int) -> list[dict[str, Any]]:
                 "step": seconds,
                 "images_per_s": {name: round(batch / s["median_s"], 2) for name, s in seconds.items()},
                 "times_plain": {p: round(seconds["plain"]["median_s"] / seconds[p]["median_s"], 2) for p in ("fp32", "bf16")},
+                "times_plain_large": {p: round(seconds[PLAIN_LARGE]["median_s"] / seconds[p]["median_s"], 2) for p in ("fp32", "bf16")},
+                "convolutions_s": {p: round(s, 4) for p, s in convolutions.items()},
+                "times_plain_if_only_convolutions": {p: round(seconds["plain"]["median_s"] / s, 2) for p, s in convolutions.items()},
                 "features_once_s": {p: round(steps[p].features_s, 2) for p in ("fp32", "bf16")},
                 "share_of_peak": {p: round(flops[p] / seconds[p]["median_s"] / conv_peak(p), 3) for p in ("fp32", "bf16")},
                 "first_losses": {name: values[:3] for name, values in losses.items()},
@@ -160,6 +166,25 @@ class OurTraining:
         with FlopCounterMode(display=False) as counter:
             flat_loss(feats, net.student_feats(feats)).backward()
         return counter.get_total_flops()
+
+
+def convolution_s(job: Callable[[], Any], steps: int = 3) -> float:
+    """Seconds of one step inside the convolutions, forward and backward: what no loop around the same kernels can save."""
+    job()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for _ in range(steps):
+            job()
+    kernels = ("aten::convolution_backward", "aten::mkldnn_convolution", "aten::_convolution", "aten::slow_conv_transpose2d")
+    return sum(event.self_cpu_time_total for event in profiler.key_averages() if event.key in kernels) / 1e6 / steps
+
+
+def enlarged(root: Path, category: str, folder: Path) -> Path:
+    """The training photographs of a category as PNG files of 900 px in `folder`."""
+    target = folder / category / "train/good"
+    target.mkdir(parents=True)
+    for file in sorted((root / category / "train/good").iterdir()):
+        Image.open(file).convert("RGB").resize((LARGE_PX, LARGE_PX), Image.Resampling.BICUBIC).save(target / file.name)
+    return folder
 
 
 def endless(images: int, cfg: Config):
@@ -388,13 +413,15 @@ def main() -> None:
     root = Path(args.data) if args.data else demo.demo_root()
     category = args.category or ("brick" if not args.data else next(p.name for p in sorted(root.iterdir()) if p.is_dir()))
     start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        trained = training(root, enlarged(root, category, Path(folder)), category, args.rounds)
     found = {
         "data": f"{'demo' if not args.data else 'mvtec'}/{category}",
         "machine": {"cpu": results._cpu_name(), **fit.describe_hardware(torch.device("cpu")), "torch": torch.__version__},
         "git_revision": results._git(project_root(), "rev-parse", "HEAD"),
         "metrics": metrics_cost(args.rounds),
         "growth": growth(root, category, args.rounds),
-        "training": training(root, category, args.rounds),
+        "training": trained,
         "scoring": scoring(root, category, min(args.rounds, 3)),
         "conv_peak_gflops": {p: round(conv_peak(p) / 1e9, 1) for p in ("fp32", "bf16")},
         "whole_runs_s": whole_runs(),

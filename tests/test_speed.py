@@ -15,9 +15,11 @@ FOUND = {
             "teacher": "resnet18",
             "image_size": 128,
             "batch_size": 16,
-            "step": {"plain": SECONDS, "fp32": SECONDS | {"median_s": 0.5}},
-            "images_per_s": {"plain": 8.0, "fp32": 32.0},
+            "step": {"plain": SECONDS, "plain, large": SECONDS, "fp32": SECONDS | {"median_s": 0.5}},
+            "images_per_s": {"plain": 8.0, "plain, large": 8.0, "fp32": 32.0},
             "times_plain": {"fp32": 4.0},
+            "times_plain_large": {"fp32": 6.0},
+            "times_plain_if_only_convolutions": {"fp32": 4.5},
             "features_once_s": {"fp32": 7.0},
             "share_of_peak": {"fp32": 0.4},
         }
@@ -40,8 +42,10 @@ FOUND = {
 def test_tables_say_what_was_measured(tmp_path):
     (tmp_path / "bench.json").write_text(json.dumps(FOUND))
     found = speed.read_bench(tmp_path)
-    plain, ours = speed.training_table(found).to_dict("records")
-    assert (plain["loop"], plain["times plain"], plain["share of peak"]) == ("plain, fp32", "1", "")
+    plain, large, ours = speed.training_table(found).to_dict("records")
+    assert (plain["loop"], plain["times plain"], plain["share of peak"]) == ("plain, fp32", "", "")
+    assert (large["loop"], large["times plain"]) == ("plain, large, fp32", "")
+    assert (ours["with large files"], ours["if only convolutions"]) == ("6.00", "4.50")
     assert (ours["loop"], ours["times plain"], ours["images/s"], ours["share of peak"]) == ("ours, fp32", "4.00", "32.0", "40%")
     assert ours["s per step (quartiles)"] == "0.5 (1.5 - 3)"
     assert speed.scoring_table(found)["times plain"].tolist() == ["1", "1.00"]
