@@ -28,15 +28,17 @@ MANIFEST ?=
 data: setup  ## a complete MVTec AD in TARGET from SOURCE, your archive, folder or address (SHA256=, MANIFEST= check it)
 	python -m rdlib.acquire "$(SOURCE)" "$(TARGET)" --sha256 "$(SHA256)" --manifest "$(MANIFEST)"
 
+# CACHE: the folder of what runs share, empty keeps nothing.
 # GPUS=0,1,2 gives each run one of these devices; ON=slurm hands the runs to a cluster (profiles/slurm), CORES are then those of a cost run.
 GPUS ?=
 ON ?=
 CORES ?= $(if $(ON),4,all)
+CACHE ?= results/cache
 COMMA := ,
 $(if $(and $(ON),$(GPUS)),$(error GPUS are those of this machine; on a cluster ($(ON)) the scheduler assigns them))
 WHERE = $(if $(ON),--workflow-profile profiles/$(ON),--cores $(CORES) $(if $(GPUS),--resources gpu=$(words $(subst $(COMMA), ,$(GPUS)))))
 SNAKEMAKE = snakemake $(WHERE) --keep-going --nolock --rerun-incomplete --rerun-triggers mtime --quiet rules host progress \
-  --config profile=$(PROFILE) data="$(DATA)" gpus="$(GPUS)" cost_threads="$(if $(ON),$(CORES))"
+  --config profile=$(PROFILE) data="$(DATA)" gpus="$(GPUS)" cache_dir="$(CACHE)" cost_threads="$(if $(ON),$(CORES))"
 
 reproduce: setup  ## run the batch and make its tables and figures (PROFILE=demo, DATA=folder, ARGS=-n shows the plan)
 	$(SNAKEMAKE) $(ARGS)

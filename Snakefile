@@ -14,6 +14,7 @@ DATA = str(config.get("data") or "")  # snakemake reads an empty value as None
 OUT = f"results/{PROFILE}"
 REFERENCE = f"results/reference/{PROFILE}"
 GPUS = "" if config.get("gpus") is None else str(config["gpus"])  # of this machine, "0,1,2"; on a cluster the scheduler assigns them
+CACHE = str(config.get("cache_dir", "results/cache") or "")  # what runs share; "" keeps nothing
 
 if GPUS:
     gpus.parse(GPUS)  # refuses what is none before anything starts
@@ -65,7 +66,7 @@ def threads_of(run_id):
 
 def flags(run_id, threads):
     """The papermill flags of one run."""
-    values = {"save_maps": experiments.keeps_maps(RUNS[run_id])} | RUNS[run_id] | {"threads": threads, "out_dir": OUT}
+    values = {"save_maps": experiments.keeps_maps(RUNS[run_id])} | RUNS[run_id] | {"threads": threads, "out_dir": OUT, "cache_dir": CACHE}
     return " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in values.items())
 
 

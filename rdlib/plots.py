@@ -10,6 +10,7 @@ import seaborn as sns
 from IPython import get_ipython
 from IPython.core.pylabtools import select_figure_formats
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 sns.set_theme(context="paper", style="ticks", palette="colorblind")
@@ -188,4 +189,27 @@ def effect_chart(effects: Sequence[tuple[str, str, float, float, float]]) -> Fig
         ax.set_yticklabels(factors)
         ax.grid(axis="y", lw=0.3)
     sns.despine(fig, left=True)
+    return fig
+
+
+def growth(factors: dict[str, dict[str, dict[str, float]]]) -> Figure:
+    """Seconds against the size of the problem, both axes logarithmic; the dashed line is proportional growth.
+
+    factors: `growth` of bench.json, factor -> size -> median_s, q1_s, q3_s
+    """
+    fig = Figure(figsize=(3.4 * len(factors), 3.2), layout="constrained")
+    for ax, (name, points) in zip(fig.subplots(1, len(factors)), factors.items()):
+        sides = "resolution" in name  # cost goes with pixels, the ticks say pixels per side
+        x = [int(n) ** (2 if sides else 1) for n in points]
+        y, low, high = ([p[key] for p in points.values()] for key in ("median_s", "q1_s", "q3_s"))
+        error = np.abs(np.array([low, high]) - y)
+        ax.plot(x, [y[-1] * v / x[-1] for v in x], "--", color="0.5", label="proportional")
+        ax.errorbar(x, y, yerr=error, marker="o", capsize=3, color=sns.color_palette()[0], label="median, quartiles")
+        ax.set(xscale="log", yscale="log", title=name, ylabel="seconds", xlabel="pixels per side" if sides else "number")
+        ax.set_xticks(x, list(points))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_minor_locator(NullLocator())
+        ax.legend(loc="upper left")
     return fig

@@ -27,7 +27,8 @@ def renew(profile: str) -> None:
     root = project_root()
     source, target = root / "results" / profile, root / "results" / "reference" / profile
     runs = results.read_runs(source)
-    shutil.rmtree(target, ignore_errors=True)
+    for part in ("tables", "figures", "runs"):  # an earlier bench.json stays, it says its own revision
+        shutil.rmtree(target / part, ignore_errors=True)
     for part in ("tables", "figures"):
         shutil.copytree(source / part, target / part, ignore=shutil.ignore_patterns("*.pdf"))
     if (source / "bench.json").is_file():

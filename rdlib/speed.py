@@ -1,4 +1,4 @@
-"""What `make bench` measured, as tables and a figure: seconds with quartiles, and how many times the plain loop."""
+"""What `make bench` measured, as tables: seconds with quartiles, and how many times the plain loop."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
-from matplotlib.figure import Figure
 
 Bench = dict[str, Any]
 
@@ -72,24 +70,6 @@ def whole_runs_table(bench: Bench) -> pd.DataFrame:
     wall = bench["whole_runs_s"]
     one = next(iter(wall.values()))
     return pd.DataFrame([{"complete runs": name, "s": s, "times one seed": f"{s / one:.2f}"} for name, s in wall.items()])
-
-
-def growth_figure(bench: Bench) -> Figure:
-    """Seconds against the size of the problem, both axes logarithmic; the dashed line is proportional growth."""
-    factors = bench["growth"]
-    figure = Figure(figsize=(4 * len(factors), 3.4), layout="constrained")
-    for axes, (name, points) in zip(figure.subplots(1, len(factors)), factors.items()):
-        x = [int(n) ** (2 if "resolution" in name else 1) for n in points]
-        y = [p["median_s"] for p in points.values()]
-        error = [[p["median_s"] - p["q1_s"] for p in points.values()], [p["q3_s"] - p["median_s"] for p in points.values()]]
-        axes.errorbar(x, y, yerr=error, marker="o", capsize=3, color=sns.color_palette("colorblind")[0], label="measured (quartiles)")
-        axes.plot(x, [y[-1] * v / x[-1] for v in x], "--", color="0.5", label="proportional")
-        axes.set(xscale="log", yscale="log", title=name, ylabel="seconds")
-        axes.set_xticks(x, list(points), minor=False)
-        axes.set_xlabel("px per side" if "resolution" in name else name.split(",")[0])
-        axes.minorticks_off()
-    axes.legend()
-    return figure
 
 
 def _with_quartiles(seconds: dict[str, float]) -> str:

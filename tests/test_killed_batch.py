@@ -1,61 +1,27 @@
 """Snakemake and kernels are killed in the middle of a batch; started again with the same command it ends with the same numbers."""
 
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
 
-import psutil
 import pytest
-from helpers import REPO
+from batches import TARGETS, kernels, numbers, project, start
 
 from rdlib import experiments, failure, results
 from rdlib.errors import InputError
 
 KILLS = 6
-RUNS = [i for i, p in experiments.runs("demo").items() if p["dataset"] == "digits" and p.get("normal_class") in (3, 8)][:2]
-TARGETS = [f"results/demo/runs/{run_id}/result.json" for run_id in RUNS]
-
-
-def project(root):
-    """The project as symbolic links, so that the repository's results are neither seen nor touched."""
-    root.mkdir()
-    for name in ("Snakefile", "notebooks", "rdlib", "pyproject.toml", "requirements.txt"):
-        (root / name).symlink_to(REPO / name)
-    return root
-
-
-def batch(root, *targets):
-    """`make reproduce` of these files only."""
-    flags = ["--keep-going", "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--config", "profile=demo", "data="]
-    words = [sys.executable, "-m", "snakemake", "--cores", "2", *flags, "--", *(targets or TARGETS)]
-    environment = os.environ | {"PYTHONPATH": str(REPO), "XDG_CACHE_HOME": str(root / "cache"), "OMP_NUM_THREADS": "1"}
-    with (root / "log.txt").open("a") as log:
-        return subprocess.Popen(words, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
-
-
-def kernels(root):
-    found = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        if process.info["cwd"] == str(root) and "ipykernel_launcher" in " ".join(process.info["cmdline"] or []):
-            found.append(process)
-    return found
-
-
-def numbers(root):
-    found = [results.read_run(root / target) for target in TARGETS]
-    return {r["run_id"]: [r["status"], r["metrics"], r["losses"], r["images"]] for r in found}
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """A batch that was killed KILLS times, Snakemake and kernels in turn, and one that was not; both to the end."""
     root, quiet = (project(tmp_path_factory.mktemp("batches") / name) for name in ("killed", "quiet"))
-    undisturbed = batch(quiet)
-    rng, kills, process = random.Random(0), {"snakemake": 0, "kernel": 0}, batch(root)
+    undisturbed = start(quiet)
+    rng, kills, process = random.Random(0), {"snakemake": 0, "kernel": 0}, start(root)
     assert undisturbed.wait(300) == 0
     started = time.monotonic()
     while sum(kills.values()) < KILLS and time.monotonic() - started < 240:
@@ -63,17 +29,17 @@ def killed(tmp_path_factory):
         if process.poll() is not None:  # ended between two kills: what it made is removed and made again
             for target in TARGETS:
                 (root / target).unlink(missing_ok=True)
-            process = batch(root)
+            process = start(root)
         elif kills["snakemake"] <= kills["kernel"]:
             process.kill()
             process.wait()
             kills["snakemake"] += 1
-            process = batch(root)
+            process = start(root)
         elif running := kernels(root):
             rng.choice(running).send_signal(signal.SIGKILL)
             kills["kernel"] += 1
     process.wait(300)
-    last = batch(root)
+    last = start(root)
     code = last.wait(300)
     yield {"code": code, "kills": kills, "killed": root, "quiet": quiet}
     for orphan in kernels(root):
@@ -102,12 +68,12 @@ def test_a_second_batch_on_the_same_results_is_refused_and_a_dead_ones_lock_is_n
     )
     first = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True)
     assert first.stdout.readline() == "held\n"
-    second = batch(root)
+    second = start(root)
     assert second.wait(60) != 0 and "another batch is running on results/demo; wait for it or stop it" in (root / "log.txt").read_text()
     first.kill()
     first.wait()
     first.stdout.close()
-    third = batch(root, "no_such_file")  # gets past the lock, then has nothing to make
+    third = start(root, ["no_such_file"])  # gets past the lock, then has nothing to make
     assert third.wait(60) != 0 and "MissingRuleException" in (root / "log.txt").read_text()
 
 

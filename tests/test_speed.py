@@ -1,4 +1,4 @@
-"""Tables and figure of the benchmark, from a made-up bench.json; the metrics of the plain loop in it are ours."""
+"""Tables and the figure of the benchmark, from a made-up bench.json; the metrics of the plain loop in it are ours."""
 
 import json
 
@@ -6,7 +6,7 @@ import bench
 import numpy as np
 import pytest
 
-from rdlib import metrics, speed
+from rdlib import metrics, plots, speed
 
 SECONDS = {"median_s": 2.0, "q1_s": 1.5, "q3_s": 3.0, "n": 5}
 FOUND = {
@@ -60,7 +60,7 @@ def test_without_a_benchmark_there_is_nothing():
 
 
 def test_growth_is_drawn_against_pixels_and_images():
-    figure = speed.growth_figure(FOUND)
+    figure = plots.growth(FOUND["growth"])
     images, resolution = figure.axes
     assert images.lines[0].get_xdata().tolist() == [16, 32] and resolution.lines[0].get_xdata().tolist() == [64**2, 128**2]
 
