@@ -69,8 +69,12 @@ test: setup browser  ## unit, parity and end-to-end tests, then the notebooks' c
 mutants: setup  ## break the library on purpose, fault by fault, and see the tests fail
 	python tests/mutants.py
 
-coverage: setup  ## which lines and branches of rdlib the tests reach
-	pytest --cov=rdlib --cov-branch --cov-report=term-missing:skip-covered tests
+coverage: setup  ## which lines and branches of rdlib the tests and notebooks reach
+	coverage erase
+	coverage run -m pytest tests
+	for notebook in notebooks/*.ipynb; do coverage run -m papermill --no-progress-bar --log-level ERROR $$notebook /dev/null || exit 1; done
+	coverage combine --quiet
+	coverage report
 
 slurm: setup  ## the cluster's tests alone, on a SLURM of one node that they start (needs apt-get install slurm-wlm munge)
 	@PATH=$$PATH:/usr/sbin command -v munged slurmctld slurmd > /dev/null || { echo "SLURM is not here: apt-get install slurm-wlm munge" >&2; exit 1; }

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -160,6 +161,12 @@ def test_every_photograph_has_one_use(tmp_path):
     assert sorted(good) == [f"{i:02d}.png" for i in range(10)]
     assert [(p.name, p.mask.name) for p in found.of("bad")] == [("hole/00.png", "00_mask.png"), ("hole/01.png", "01_mask.png")]
     assert found.train.images.shape == (7, 3, 32, 32) and found.sizes == {"good": {(40, 28)}, "bad": {(28, 44)}}
+
+
+def test_bad_images_need_no_masks(tmp_path):
+    folders(tmp_path)
+    found = own.collect(settings(tmp_path, masks_dir=""))
+    assert [(p.name, p.mask) for p in found.of("bad")] == [("hole/00.png", None), ("hole/01.png", None)]
 
 
 def test_the_split_depends_on_the_seed_only_and_check_images_replace_its_last_part(tmp_path):
@@ -445,3 +452,13 @@ def test_onnx_gives_the_same_maps(trained, tmp_path):
     assert float(facts["threshold"]) == judge.threshold.value and facts["image_size"] == "32"
     torch.nn.init.zeros_(judge.net.student.stages[-1][-1].bn1.weight)
     assert detector.onnx_difference(judge, path, images) > detector.PARITY
+
+
+WANTS = {"onnxscript": detector.export_onnx, "onnxruntime": lambda *given: detector.onnx_difference(*given, [])}
+
+
+@pytest.mark.parametrize("package", WANTS)
+def test_without_onnx_the_package_to_install_is_named(trained, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"ONNX needs the package {package}: pip install 'rdlib\[onnx\]'"):
+        WANTS[package](trained[2], tmp_path / "model.onnx")

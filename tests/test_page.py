@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import tomllib
 from fnmatch import fnmatch
 from html.parser import HTMLParser
@@ -178,6 +179,13 @@ def test_verdicts_are_counted_over_all_tables(full):
     sections = page.table_sections(full, None, set())
     counts = dict(page.verdict_counts(sections))
     assert counts == {"lower": 1, "different setting": 3, "not run": 17 + 18 + 12}
+
+
+def test_a_table_of_ones_own_has_its_place(full, tmp_path):
+    folder = shutil.copytree(full, tmp_path / "more")
+    (folder / "tables" / "mine.csv").write_text("a,b\n1,2\n")
+    last = page.table_sections(folder, None, set())[-1]
+    assert last["heading"] == "Other tables" and [t["id"] for t in last["tables"]] == ["table-mine"]
 
 
 def test_what_was_not_run_is_listed(full):

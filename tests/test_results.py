@@ -291,6 +291,12 @@ def test_a_second_process_waits_for_the_first(tmp_path):
     assert other.returncode == 1 and "Timeout" in other.stderr
 
 
+def test_a_results_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file: cannot be written \(Not a directory\); give another out_dir"):
+        results.claim(tmp_path / "file", CFG)
+
+
 def test_claiming_removes_what_a_kill_left_half_written(tmp_path):
     folder = tmp_path / "runs" / CFG.run_id
     folder.mkdir(parents=True)

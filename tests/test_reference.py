@@ -1,0 +1,59 @@
+"""`make reference`: a finished batch becomes the committed reference. The batch is the committed one, so nothing may change."""
+
+import json
+import shutil
+
+import pytest
+from helpers import REPO
+
+from rdlib import reference, results
+
+DEMO = REPO / "results" / "reference" / "demo"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with the finished demo batch, another reference and a README with empty tables."""
+    shutil.copytree(DEMO, tmp_path / "results/demo", ignore=shutil.ignore_patterns("bench.json"))
+    (tmp_path / "results/demo/figures/extra.pdf").touch()
+    old = tmp_path / "results/reference/demo"
+    for name in ("runs/gone/result.json", "tables/gone.md", "bench.json"):
+        (old / name).parent.mkdir(parents=True, exist_ok=True)
+        (old / name).write_text("{}")
+    shutil.copytree(DEMO.parent / "cpu/tables", tmp_path / "results/reference/cpu/tables")
+    (tmp_path / "README.md").write_text("# Title\n\n<!-- table demo/demo_image_auroc -->\nold\n<!-- end -->\nkept\n")
+    monkeypatch.setattr(reference, "project_root", lambda: tmp_path)
+    return tmp_path
+
+
+def files(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_batch_becomes_the_reference_file_by_file(project):
+    reference.renew("demo")
+    new = project / "results/reference/demo"
+    assert files(new) == files(DEMO)
+    for name in files(DEMO) - {"bench.json"}:
+        if not name.endswith(".npz"):  # an archive that holds the time
+            assert (new / name).read_bytes() == (DEMO / name).read_bytes(), name
+    assert (new / "bench.json").read_text() == "{}"  # this batch has none, the earlier one stays
+
+
+def test_kept_maps_are_those_that_figures_show(project):
+    reference.renew("demo")
+    for path in sorted((project / "results/reference/demo").rglob("maps.npz")):
+        found, there = (results.load_maps(folder) for folder in (path.parent, DEMO / "runs" / path.parent.name))
+        assert found["paths"].tolist() == there["paths"].tolist() and (found["scale_maps"] == there["scale_maps"]).all()
+
+
+def test_the_readmes_tables_are_renewed_and_the_rest_is_not(project):
+    reference.renew("demo")
+    table = (DEMO / "tables/demo_image_auroc.md").read_text().strip()
+    assert (project / "README.md").read_text() == f"# Title\n\n<!-- table demo/demo_image_auroc -->\n{table}\n<!-- end -->\nkept\n"
+
+
+def test_a_new_benchmark_replaces_the_old_one(project):
+    (project / "results/demo/bench.json").write_text(json.dumps({"new": 1}))
+    reference.renew("demo")
+    assert json.loads((project / "results/reference/demo/bench.json").read_text()) == {"new": 1}
