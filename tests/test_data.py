@@ -54,6 +54,15 @@ def test_a_folder_gives_images_labels_masks_and_names(folder):
     assert found.notes == {"vanished_regions": 0, "train_test_duplicates": 0}
 
 
+def test_a_defect_that_vanishes_in_resizing_leaves_an_anomalous_image(tmp_path):
+    """Labels come from folders, not from masks (pitfall 10)."""
+    folder = mvtec_folder(tmp_path / "made_up", size=(128, 128), bad=2)
+    save(mask((128, 128), box=(50, 50, 52, 52)), folder / "ground_truth/hole/000_mask.png")
+    found = load(folder)
+    assert found.test.labels.tolist() == [0, 0, 1, 1] and found.notes["vanished_regions"] == 1
+    assert found.test.masks.any((1, 2)).tolist() == [False, False, False, True]
+
+
 def test_the_content_of_each_image_is_at_its_name(folder):
     found = load(folder).test
     for path, image in zip(found.paths, found.images):

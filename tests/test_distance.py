@@ -99,3 +99,16 @@ def test_features_that_do_not_pair_are_refused(function):
         function([a, b], [a])
     with pytest.raises(ValueError, match="differ in shape"):
         function([a, b], [b, a])
+
+
+@pytest.mark.parametrize("loss", [flat_loss, pixel_loss])
+@pytest.mark.parametrize("student_layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("teacher_layout", [torch.contiguous_format, torch.channels_last])
+def test_the_order_in_memory_changes_nothing(loss, teacher_layout, student_layout):
+    """Both are flattened in one order, whichever of them lies in memory as channels last."""
+    random = torch.Generator().manual_seed(0)
+    teacher, student = (torch.rand(2, 3, 4, 5, generator=random, dtype=torch.float64) for _ in range(2))
+    found = loss([teacher.contiguous(memory_format=teacher_layout)], [student.contiguous(memory_format=student_layout)])
+    by_hand = torch.stack([1 - torch.dot(t.ravel(), s.ravel()) / (t.norm() * s.norm()) for t, s in zip(teacher, student)]).mean()
+    expected = by_hand if loss is flat_loss else loss([teacher], [student])
+    assert found.item() == pytest.approx(expected.item(), abs=1e-12)
