@@ -1,4 +1,4 @@
-# `make help` lists the targets. Everything runs in .venv; nothing outside this folder is touched, except by `make browser`.
+# `make help` lists the targets. Everything runs in .venv; nothing outside this folder is touched, except by `make browser cluster`.
 PYTHON ?= python3
 PROFILE ?= demo
 DATA ?=
@@ -7,7 +7,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce report reference notebooks bench test browser slurm mutants coverage lint lab lock audit
+.PHONY: help setup data reproduce progress report reference notebooks bench test browser cluster slurm mutants coverage lint lab lock audit
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -24,9 +24,10 @@ SOURCE ?=
 TARGET ?= data/mvtec
 SHA256 ?=
 MANIFEST ?=
+PARTIAL ?=
 
-data: setup  ## a complete MVTec AD in TARGET from SOURCE, your archive, folder or address (SHA256=, MANIFEST= check it)
-	python -m rdlib.acquire "$(SOURCE)" "$(TARGET)" --sha256 "$(SHA256)" --manifest "$(MANIFEST)"
+data: setup  ## a complete MVTec AD in TARGET from SOURCE, your archive, folder or address (SHA256=, MANIFEST= check it; PARTIAL=1: not all 15)
+	python -m rdlib.acquire "$(SOURCE)" "$(TARGET)" --sha256 "$(SHA256)" --manifest "$(MANIFEST)" $(if $(PARTIAL),--partial)
 
 # CACHE: the folder of what runs share, empty keeps nothing.
 # GPUS=0,1,2 gives each run one of these devices; ON=slurm hands the runs to a cluster (profiles/slurm), CORES are then those of a cost run.
@@ -43,6 +44,9 @@ SNAKEMAKE = snakemake $(WHERE) --keep-going --nolock --rerun-incomplete --rerun-
 reproduce: setup  ## run the batch and make its tables and figures (PROFILE=demo, DATA=folder, ARGS=-n shows the plan)
 	$(SNAKEMAKE) $(ARGS)
 
+progress: setup  ## how far the batch is: done, running, left, failed (PROFILE=demo, DATA as the batch has)
+	@python -m rdlib.progress $(PROFILE) "$(DATA)"
+
 report: setup  ## write results/PROFILE/report.html, one page with every table, figure and run (PROFILE=demo, DATA as the batch had)
 	python -m rdlib.page results/$(PROFILE) --data "$(DATA)"
 
@@ -57,13 +61,23 @@ notebooks: setup  ## run every notebook top to bottom, keep the outputs, strip w
 bench: setup  ## measure speed and memory against the plain loop, the official loops and scikit-learn (DATA=folder of categories)
 	python tests/bench.py $(PROFILE) --data "$(DATA)"
 
-browser:  ## install Debian's Chromium for the browser tests if it is missing (as root, or by sudo without a password)
-	@command -v chromium > /dev/null || { run=; test "$$(id -u)" = 0 || run="sudo -n"; \
-	  $$run apt-get update -qq && $$run apt-get install -y -qq --no-install-recommends chromium > /dev/null; } \
+# As root, or by sudo without a password.
+INSTALL = { run=; test "$$(id -u)" = 0 || run="sudo -n"; \
+  $$run apt-get update -qq && $$run apt-get install -y -qq --no-install-recommends $(1) > /dev/null; }
+
+browser:  ## install Debian's Chromium for the browser tests if it is missing
+	@command -v chromium > /dev/null || $(call INSTALL,chromium) \
 	  || echo "chromium could not be installed here; the browser tests will fail and say so" >&2
 
-test: setup browser  ## unit, parity and end-to-end tests, then the notebooks' committed outputs
-	pytest --durations=15 tests
+cluster:  ## install Debian's SLURM for the cluster's tests if it is missing
+	@export PATH=$$PATH:/usr/sbin; { command -v munged && command -v slurmctld && command -v slurmd; } > /dev/null \
+	  || $(call INSTALL,slurm-wlm munge) || echo "SLURM could not be installed here; its tests will be skipped and say so" >&2
+
+# One file of tests is one job of a core (its fixtures are made once), in the order of tests/conftest.py; four at most, for the memory.
+PYTEST = pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test: setup browser cluster  ## unit, parity and end-to-end tests, then the notebooks' committed outputs
+	$(PYTEST) -rs --durations=15 tests
 	pytest --durations=5 --nbval notebooks
 
 mutants: setup  ## break the library on purpose, fault by fault, and see the tests fail
@@ -71,14 +85,13 @@ mutants: setup  ## break the library on purpose, fault by fault, and see the tes
 
 coverage: setup  ## which lines and branches of rdlib the tests and notebooks reach
 	coverage erase
-	coverage run -m pytest tests
+	coverage run -m $(PYTEST) tests
 	for notebook in notebooks/*.ipynb; do coverage run -m papermill --no-progress-bar --log-level ERROR $$notebook /dev/null || exit 1; done
 	coverage combine --quiet
 	coverage report
 
-slurm: setup  ## the cluster's tests alone, on a SLURM of one node that they start (needs apt-get install slurm-wlm munge)
-	@PATH=$$PATH:/usr/sbin command -v munged slurmctld slurmd > /dev/null || { echo "SLURM is not here: apt-get install slurm-wlm munge" >&2; exit 1; }
-	pytest --durations=5 tests/test_gpus.py tests/test_slurm.py
+slurm: setup cluster  ## the cluster's tests alone, on a SLURM of one node that they start
+	pytest -rs --durations=5 tests/test_gpus.py tests/test_slurm.py
 
 lint: setup  ## ruff on modules and notebooks
 	ruff check rdlib tests notebooks

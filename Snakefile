@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
 
 from rdlib import experiments, failure, gpus, progress
@@ -16,10 +17,19 @@ REFERENCE = f"results/reference/{PROFILE}"
 GPUS = "" if config.get("gpus") is None else str(config["gpus"])  # of this machine, "0,1,2"; on a cluster the scheduler assigns them
 CACHE = str(config.get("cache_dir", "results/cache") or "")  # what runs share; "" keeps nothing
 
+CHECKPOINT_S = "" if config.get("checkpoint_s") is None else str(config["checkpoint_s"])  # least seconds between checkpoints, "" leaves it to 02_run
+
 if GPUS:
     gpus.parse(GPUS)  # refuses what is none before anything starts
+# Options with which Snakemake only looks, or tidies, and starts nothing.
+LOOKS = "dryrun touch summary detailed_summary dag rulegraph filegraph d3dag lint list_rules list_target_rules list_changes list_input_changes"
+LOOKS += " list_params_changes list_untracked print_compilation report containerize unlock cleanup_metadata cleanup_shadow archive"
+LOOKS += " delete_all_output delete_temp_output conda_create_envs_only conda_cleanup_envs list_conda_envs generate_unit_tests"
+PARSER, ARGUMENTS = parse_args(sys.argv[1:])  # Snakemake's own reading of its command: "-np" is a dry run too
+STARTS = all(getattr(ARGUMENTS, name, None) == PARSER.get_default(name) for name in LOOKS.split())
+
 missing = experiments.missing(PROFILE, DATA)
-if missing or {"-n", "--dry-run", "--dryrun"} & set(sys.argv):
+if missing or ARGUMENTS.dryrun:
     print(experiments.plan_text(PROFILE, DATA), file=sys.stderr)
 if missing:
     raise WorkflowError(f"profile {PROFILE} cannot run; {len(missing)} thing(s) are missing:\n  " + "\n  ".join(missing))
@@ -28,16 +38,18 @@ MOST_ATTEMPTS = 3  # of a run whose kernel died; an error of the run itself woul
 # What one run asks of a cluster: megabytes and minutes (every further attempt asks for as much again), GPUs.
 NEEDS = {"demo": (4_000, 30, 0), "cpu": (8_000, 240, 0), "paper": (16_000, 480, 1)}[PROFILE]
 
-if workflow.is_main_process and not {"-n", "--dry-run", "--dryrun", "--unlock"} & set(sys.argv):
+if workflow.is_main_process and STARTS:  # not in onstart, which comes after the plan is made and not at all if nothing is to do
     # Snakemake's own lock outlives a kill; this one goes with the process.
-    Path(OUT).mkdir(parents=True, exist_ok=True)
-    LOCK = FileLock(f"{OUT}/.batch.lock", timeout=0)
     try:
+        Path(OUT).mkdir(parents=True, exist_ok=True)
+        LOCK = FileLock(f"{OUT}/.batch.lock", timeout=0)
         LOCK.acquire()
+        failure.forget(Path(OUT))  # what failed last time is tried again
+        (Path(OUT) / progress.STARTED).touch()
     except Timeout:
         raise WorkflowError(f"another batch is running on {OUT}; wait for it or stop it") from None
-    failure.forget(Path(OUT))  # what failed last time is tried again
-    (Path(OUT) / progress.STARTED).touch()
+    except OSError as error:
+        raise WorkflowError(f"{OUT}: cannot be written ({error.strerror}); allow writing there") from None
 
 RUNS = experiments.runs(PROFILE, DATA)
 TABLES = {table: [experiments.identity(p) for p in needed] for table, needed in experiments.tables(PROFILE, DATA).items()}
@@ -54,6 +66,11 @@ REPORTS = {
 REPORTS = {notebook: report for notebook, report in REPORTS.items() if TABLES[report[0][0]]}
 
 
+onstart:  # here and not in the jobs, whose output stays on the cluster's nodes
+    if workflow.is_main_process:
+        progress.tell(Path(OUT), set(RUNS))
+
+
 def result(run_id):
     return f"{OUT}/runs/{run_id}/result.json"
 
@@ -67,6 +84,7 @@ def threads_of(run_id):
 def flags(run_id, threads):
     """The papermill flags of one run."""
     values = {"save_maps": experiments.keeps_maps(RUNS[run_id])} | RUNS[run_id] | {"threads": threads, "out_dir": OUT, "cache_dir": CACHE}
+    values |= {"checkpoint_s": CHECKPOINT_S} if CHECKPOINT_S else {}
     return " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in values.items())
 
 
@@ -89,8 +107,8 @@ rule all:
 
 
 rule run:
-    output:
-        OUT + "/runs/{run_id}/result.json",
+    output:  # update: a result whose Snakemake was killed counts as incomplete, and is looked at and not removed
+        update(OUT + "/runs/{run_id}/result.json"),
     retries: MOST_ATTEMPTS - 1
     resources:
         attempt=lambda wildcards, attempt: attempt,
@@ -106,9 +124,8 @@ rule run:
     log:
         OUT + "/executed/runs/{run_id}.log",
     threads: lambda wildcards: threads_of(wildcards.run_id)
-    shell:  # a failure becomes a row of the tables, so that it stops nothing else
-        f"{{{{ {ON_A_GPU}{PAPERMILL} || python -m rdlib.failure {{output}} {{params.executed}} {{params.parameters}} {{resources.attempt}} {MOST_ATTEMPTS}; }}}}"
-        " && python -m rdlib.progress {PROFILE} {DATA:q}"
+    shell:  # a failure becomes a row of the tables, so that it stops nothing else; its reason is not one of an earlier batch
+        f"rm -f {{params.executed}}; {ON_A_GPU}{PAPERMILL} || python -m rdlib.failure {{output}} {{params.executed}} {{params.parameters}} {{resources.attempt}} {MOST_ATTEMPTS}"
 
 
 for notebook, (needed, written) in REPORTS.items():

@@ -12,4 +12,4 @@ Data flows one way, and imports follow it:
                     -> plots, results       tables and figures, from run files only
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -7,13 +7,13 @@ target's name is whole. A `manifest.sha256` beside the categories (as `sha256sum
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import re
 import shutil
 import signal
 import stat
 import sys
-import tarfile
 import tempfile
 import urllib.request
 import zipfile
@@ -23,22 +23,26 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
 
+from filelock import FileLock, Timeout
+
 from rdlib.config import MVTEC_COUNTS
-from rdlib.data import DataError, find_items, report
+from rdlib.data import PARTS, DataError, find_items, report, tarfile
 from rdlib.errors import InputError
 
 MANIFEST = "manifest.sha256"
+LOCK = "lock"  # in the temporary folder
 TIMEOUT = 60  # seconds without a byte from the server
 BLOCK = 2**20
 
 
-def acquire(source: str, target: str | Path, sha256: str = "", manifest: str | Path = "") -> str:
+def acquire(source: str, target: str | Path, sha256: str = "", manifest: str | Path = "", partial: bool = False) -> str:
     """Make `target` a complete copy of what `source` holds; a complete target is left as it is.
 
     source: folder, archive (tar in any compression, zip) or http(s) address of an archive
     target: folder that will hold the categories
     sha256: of the archive; an address needs it or a manifest, since nothing else says that the right bytes came
     manifest: file of lines `sha256  relative/path`, all that the target has to hold
+    partial: several, but not all of MVTec AD's categories are meant; without it that is taken for an archive that was cut short
     returns: a sentence on what is there now
     raises: InputError if anything is missing, changed, hostile or too much; nothing half-done is left behind
     """
@@ -56,14 +60,25 @@ def acquire(source: str, target: str | Path, sha256: str = "", manifest: str | P
         raise InputError(f"{target}: lies inside the source {source}; give a folder outside it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as tmp:
+        remove_stale(target)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as tmp, FileLock(Path(tmp, LOCK)):
             root = _fetch_and_unpack(source, Path(tmp), sha256.lower())
-            said = _complete(root, expected, source)
+            said = _complete(root, expected, source, partial)
             root.chmod(0o755)
             root.rename(target)
     except OSError as error:  # disk full, no permission, or another process made the target meanwhile
         raise InputError(f"{target}: cannot be made ({error}); nothing was left behind") from None
     return f"{target}: {said}"
+
+
+def remove_stale(target: Path) -> None:
+    """Remove the temporary folders that killed processes left beside the target, gigabytes perhaps.
+
+    A living process holds the lock in its own; the system lets go of it when the process dies, whatever killed it.
+    """
+    for lock in target.parent.glob(f".{target.name}-*/{LOCK}"):
+        with contextlib.suppress(Timeout), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.parent)
 
 
 def _fetch_and_unpack(source: str, tmp: Path, sha256: str) -> Path:
@@ -154,27 +169,37 @@ def _copy(source: Path, target: Path) -> None:
 
 def _root(unpacked: Path, source: str) -> Path:
     """The folder of the categories: at the top, or in the one folder that is there."""
-    for root in (unpacked, *sorted(p for p in unpacked.iterdir() if p.is_dir())):
-        if categories(root):
-            return root
-    raise InputError(f"{source}: no MVTec layout in it; expected CATEGORY/train/good, CATEGORY/test and CATEGORY/ground_truth")
+    top = categories(unpacked)
+    roots = [unpacked] * bool(top) + sorted(p for p in unpacked.iterdir() if p.is_dir() and p not in top and categories(p))
+    if not roots:
+        raise InputError(f"{source}: no MVTec layout in it; expected CATEGORY/train/good, CATEGORY/test and CATEGORY/ground_truth")
+    if len(roots) > 1:
+        names = " and in ".join("." if p == unpacked else p.name for p in roots)
+        raise InputError(f"{source}: holds categories in {names}; give one of them, or put all categories into one folder")
+    return roots[0]
 
 
 # --- Complete? ----------------------------------------------------------------------------------------------------
 
 
 def categories(root: Path) -> list[Path]:
-    """Category folders below `root`, in order of name: those with a train or a test folder, half-extracted ones too."""
-    return sorted({p.parent for part in ("train", "test") for p in root.glob(f"[!.]*/{part}")})
+    """Category folders below `root`, in order of name: those with one of a category's parts, half-extracted ones too."""
+    return sorted({p.parent for part in PARTS for p in root.glob(f"[!.]*/{part}")})
 
 
-def _complete(root: Path, expected: dict[str, str], source: str) -> str:
+def _complete(root: Path, expected: dict[str, str], source: str, partial: bool) -> str:
     """Check a freshly unpacked folder and write its manifest. returns: what is there, in words"""
     found = manifest_of(root)
     expected = expected or _own_manifest(root)  # of a folder that was acquired before
     problems = problems_of(root) + differences(found, expected)
     if problems:
         raise InputError(report(f"{source}: not complete; fetch it again", problems))
+    there, missing = official_in(root)
+    if len(there) > 1 and missing and not expected and not partial:
+        raise InputError(
+            f"{source}: {len(there)} of {len(MVTEC_COUNTS)} categories; missing: {', '.join(missing)}; fetch it again, "
+            "or give --partial or --manifest if no more are meant"
+        )
     (root / MANIFEST).write_text(manifest_text(found), encoding="utf-8")
     return _words(root, bool(expected))
 
@@ -191,7 +216,7 @@ def check_existing(target: Path, expected: dict[str, str]) -> str:
     problems = problems_of(target) + (differences(manifest_of(target), expected) if expected else [])
     if problems:
         raise InputError(report(f"{target}: there already, but not complete (move it away and acquire it again)", problems))
-    missing = [c for c in MVTEC_COUNTS if not (target / c).is_dir()]
+    _, missing = official_in(target)
     if missing and not expected:
         raise InputError(
             f"{target}: there already, without {MANIFEST} and without {', '.join(missing)}, so it may be half-extracted; "
@@ -207,11 +232,7 @@ def problems_of(root: Path) -> list[str]:
     """
     problems = [] if categories(root) else ["no folder CATEGORY/train or CATEGORY/test"]
     for folder in categories(root):
-        try:
-            train, test, found = find_items(folder)
-        except DataError as error:
-            problems.append(str(error))
-            continue
+        train, test, found = find_items(folder)
         problems += found
         official = MVTEC_COUNTS.get(folder.name)
         if official and (len(train), len(test)) != official:
@@ -221,11 +242,18 @@ def problems_of(root: Path) -> list[str]:
     return [p.replace(f"{root}/", "") for p in problems]
 
 
+def official_in(root: Path) -> tuple[list[str], list[str]]:
+    """MVTec AD's categories that are there, and that are missing, in the order of the paper's tables."""
+    found = {p.name for p in categories(root)}
+    return [c for c in MVTEC_COUNTS if c in found], [c for c in MVTEC_COUNTS if c not in found]
+
+
 def _words(root: Path, by_manifest: bool) -> str:
-    there = [p.name for p in categories(root)]
-    official = sum(name in MVTEC_COUNTS for name in there)
+    there, missing = official_in(root)
+    what = f"{len(categories(root))} categories, {len(there)} of MVTec AD's {len(MVTEC_COUNTS)}"
+    without = f"; missing: {', '.join(missing)}" if there and missing else ""
     how = "every file agrees with the manifest" if by_manifest else "no manifest was given; checked by layout and official counts"
-    return f"{len(there)} categories, {official} of MVTec AD's {len(MVTEC_COUNTS)}; {how}"
+    return f"{what}{without}; {how}"
 
 
 # --- Manifest -----------------------------------------------------------------------------------------------------
@@ -291,9 +319,10 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--sha256", default="", help="of the archive")
     parser.add_argument("--manifest", default="", help="file of lines `sha256  relative/path` to check against")
     parser.add_argument("--write-manifest", default="", help="also write the manifest of the target to this file")
+    parser.add_argument("--partial", action="store_true", help="several, but not all of MVTec AD's categories are meant")
     given = parser.parse_args(words)
     try:
-        print(acquire(given.source, given.target, given.sha256, given.manifest))
+        print(acquire(given.source, given.target, given.sha256, given.manifest, given.partial))
         if given.write_manifest:
             Path(given.write_manifest).write_text(manifest_text(manifest_of(Path(given.target))), encoding="utf-8")
     except InputError as error:

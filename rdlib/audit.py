@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdlib import data, demo
+from rdlib import acquire, demo
 from rdlib.config import MVTEC_COUNTS, Config
 from rdlib.data import DataError, find_items, load_mvtec, read_image, read_mask, resize, resize_mask
 from rdlib.metrics import count_regions
@@ -25,13 +25,13 @@ def category_folders(dataset: str, data_root: str | Path = "", categories: str =
     """The folders of the categories to look at, in order of name.
 
     dataset: "demo" (made if not there; data_root may be empty) or "mvtec"
-    categories: comma separated; "" = all below `data_root` that have a train folder
+    categories: comma separated; "" = all below `data_root`, half-extracted ones too (the audit will say what is missing)
     raises: DataError if no folder is given, a category is not there, or none is
     """
     if not str(data_root) and dataset != "demo":
         raise DataError("data_root is empty: give the folder that holds the categories, for example -p data_root data/mvtec")
     root = resolve(data_root) if str(data_root) else demo.demo_root()
-    there = sorted(p.parent.name for p in root.glob("*/train"))
+    there = [p.name for p in acquire.categories(root)]
     wanted = [name.strip() for name in categories.split(",") if name.strip()] or there
     missing = sorted(set(wanted) - set(there))
     if missing or not wanted:
@@ -61,7 +61,8 @@ def audit_category(folder: Path, cfg: Config) -> dict[str, Any]:
 
     cfg: its image_size (px) and mask_rule decide which regions vanish
     returns: counts of images and 8-connected regions; image sizes before resizing (width x height, px);
-        share of the image that is anomalous, in per cent, over anomalous images; manifest (64 hex digits)
+        share of the image that is anomalous, in per cent, over anomalous images; manifest (64 hex digits);
+        duplicates, (train name, test name) of images with the same pixels, whatever their names or file formats
     raises: DataError with every problem found
     """
     loaded = load_mvtec(folder, cfg)
@@ -81,6 +82,7 @@ def audit_category(folder: Path, cfg: Config) -> dict[str, Any]:
         "area max, %": float(np.max(shares)),
         "vanished": loaded.notes["vanished_regions"],
         "manifest": loaded.manifest,
+        "duplicates": list(loaded.duplicates),
     }
 
 
@@ -99,6 +101,17 @@ def official_counts(dataset: str, category: str) -> tuple[int, int] | None:
     return DEMO_COUNTS if dataset == "demo" else MVTEC_COUNTS.get(category)
 
 
+def count_table(rows: Sequence[dict[str, Any]], dataset: str, chosen: str = "") -> list[dict[str, Any]]:
+    """`compare_counts` of each row, then of each official category that is not there, with 0 images.
+
+    chosen: the categories asked for; nothing is missing beside them, nor beside a set of the user's own
+    """
+    official, there = set(demo.CATEGORIES if dataset == "demo" else MVTEC_COUNTS), {row["category"] for row in rows}
+    absent = sorted(official - there) if official & there and not chosen else []
+    none = {"train": 0, "test good": 0, "test anomalous": 0}
+    return [compare_counts(row, dataset) for row in [*rows, *({"category": name} | none for name in absent)]]
+
+
 def compare_counts(row: dict[str, Any], dataset: str) -> dict[str, Any]:
     """A row of `audit_category` beside the official counts. returns: agrees is "yes", "NO" or "unknown\""""
     found = (row["train"], row["test good"] + row["test anomalous"])
@@ -113,25 +126,6 @@ def compare_counts(row: dict[str, Any], dataset: str) -> dict[str, Any]:
         "official test": words[1],
         "agrees": agrees,
     }
-
-
-def duplicates(folder: Path) -> list[tuple[str, str]]:
-    """Train and test images of a category with exactly the same pixels, whatever their names or file formats.
-
-    returns: sorted (train name, test name) pairs, relative to the folder; empty if the split is clean
-    raises: OSError if an image cannot be decoded (the loader says which, and what to do)
-    """
-    train, test, _ = find_items(folder)
-    by_content = defaultdict(list)
-    for item in train:
-        by_content[pixel_hash(item.image)].append(item.image.relative_to(folder).as_posix())
-    pairs = [(name, item.image.relative_to(folder).as_posix()) for item in test for name in by_content.get(pixel_hash(item.image), [])]
-    return sorted(pairs)
-
-
-def pixel_hash(path: Path) -> str:
-    """`data.pixel_hash` of a file's decoded RGB pixels."""
-    return data.pixel_hash(read_image(path))
 
 
 Example = tuple[str, NDArray, NDArray | None]  # title, image (C, H, W) uint8, mask (H, W) bool

@@ -1,15 +1,18 @@
 """Arrays on disk that several runs share: decoded images and the frozen teacher's features, keyed by content.
 
-An entry is a folder of .npy files, read memory-mapped, so that runs at once share one copy in memory. It is written under
-another name and renamed when whole; a lock per key makes a second run wait for the first instead of computing the same.
-The least recently used entries go when the store exceeds its limit. Nothing in it is pickled; deleting it loses only time.
+An entry is a folder of .npy files, read memory-mapped, so that runs at once share one copy in memory, and their sha256. It is
+written under another name and renamed when whole; a lock per key makes a second run wait for the first instead of computing the
+same. An entry that is not what was written (a file lost, cut, changed) is made again. The least recently used entries go when
+the store exceeds its limit; what else lies in the folder is not touched. Nothing in it is pickled; deleting it loses only time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +24,8 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 FORMAT = 2  # raise it when what is stored under a key changes its meaning
+DIGESTS = "sha256.json"
+ENTRY = re.compile(r"(unfinished-)?[0-9a-f]{40}")  # the name of an entry, see `key_of`, or of one being written
 
 
 @dataclass
@@ -29,7 +34,7 @@ class Store:
 
     folder: made when first written to; None keeps nothing on disk
     limit: bytes of all entries together
-    log: what was asked for -> where it came from ("read", "computed and kept", or why it was not kept)
+    log: what was asked for -> where it came from ("read", "computed and kept", "damaged, computed again", or why it was not kept)
     """
 
     folder: Path | None = None
@@ -51,9 +56,11 @@ class Store:
             return None
         try:
             with self._locked(key):
+                damaged = (self.folder / key).is_dir()
                 found = self._read(key)
-                self.log[what] = "read" if found is not None else "computed and kept"
+                self.log[what] = "read" if found is not None else "damaged, computed again" if damaged else "computed and kept"
                 if found is None:
+                    shutil.rmtree(self.folder / key, ignore_errors=True)
                     self._make_room(nbytes, but=key)
                     self._write(key, chunks())
                     found = self._read(key)
@@ -67,16 +74,17 @@ class Store:
         return FileLock(self.folder / "locks" / key, timeout=timeout)
 
     def _read(self, key: str) -> list[NDArray] | None:
-        files = sorted((self.folder / key).glob("*.npy"))
-        if not files:
-            return None
+        """The arrays of a whole entry; None if there is none, or a file of it is lost, cut or changed."""
+        entry = self.folder / key
         try:
+            digests = json.loads((entry / DIGESTS).read_text(encoding="utf-8"))
+            if digests != {file.name: _sha256(file) for file in _arrays_of(entry)}:
+                return None
             # "c": writable in memory as torch wants it, never on disk
-            found = [np.load(file, mmap_mode="c", allow_pickle=False) for file in files]
-        except (ValueError, EOFError):  # cut short by a crash of the machine: made again
-            shutil.rmtree(self.folder / key, ignore_errors=True)
+            found = [np.load(file, mmap_mode="c", allow_pickle=False) for file in _arrays_of(entry)]
+        except (FileNotFoundError, ValueError):
             return None
-        os.utime(self.folder / key)
+        os.utime(entry)
         return found
 
     def _write(self, key: str, chunks: Iterable[Sequence[NDArray]]) -> None:
@@ -100,22 +108,33 @@ class Store:
                     _write_header(file, part, length)
                     file.flush()
                     os.fsync(file.fileno())
+            digests = {file.name: _sha256(file) for file in _arrays_of(unfinished)}
+            (unfinished / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
             unfinished.rename(self.folder / key)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def _make_room(self, nbytes: int, but: str) -> None:
         """Drop the least recently used entries that nobody is writing; readers keep what they have mapped."""
-        entries = sorted((p for p in self.folder.iterdir() if p.is_dir() and p.name != "locks"), key=lambda p: p.stat().st_mtime)
-        sizes = {p: sum(f.stat().st_size for f in p.glob("*.npy")) for p in entries}
+        entries = sorted((p for p in self.folder.iterdir() if p.is_dir() and ENTRY.fullmatch(p.name)), key=lambda p: p.stat().st_mtime)
+        sizes = {p: sum(f.stat().st_size for f in _arrays_of(p)) for p in entries}
         for entry in entries:
             if sum(sizes.values()) + nbytes <= self.limit:
                 return
             key = entry.name.removeprefix("unfinished-")
             if key != but:
                 with contextlib.suppress(Timeout), self._locked(key, timeout=0):
-                    shutil.rmtree(entry, ignore_errors=True)
+                    shutil.rmtree(entry, ignore_errors=True)  # a kill meanwhile leaves what `_read` takes for damaged
                     sizes.pop(entry)
+
+
+def _arrays_of(entry: Path) -> list[Path]:
+    return sorted(entry.glob("*.npy"))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_header(file: BinaryIO, part: NDArray, length: int) -> None:

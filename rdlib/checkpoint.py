@@ -7,6 +7,7 @@ Nothing in them is pickled code; they are read with `weights_only`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 from rdlib.errors import InputError
-from rdlib.results import FORMAT, write_atomically
+from rdlib.results import FORMAT, NUMERICS, write_atomically
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 DIGEST = hashlib.sha256().digest_size
@@ -32,7 +33,8 @@ class Checkpoint:
     """The checkpoints of one run.
 
     folder: the run's
-    identity: what must not change between the parts of one run: configuration, data manifest, sha256 of the weights
+    identity: what must not change between the parts of one run: configuration, data manifest, sha256 of the weights, and what
+        else the bits or the notes depend on (threads, device, how often the test set is looked at)
     every_s: least seconds between two; 0 writes at every epoch
     notes: JSON-able remarks of the caller, saved and restored with the rest
     resumed_from: epochs that were done when training went on from here; 0 = from the start
@@ -45,7 +47,7 @@ class Checkpoint:
     resumed_from: int = 0
 
     def __post_init__(self) -> None:
-        self.identity = json.loads(json.dumps(self.identity | {"format": FORMAT}))
+        self.identity = json.loads(json.dumps(self.identity | {"format": FORMAT, "numerics": NUMERICS}))
         self._last = time.monotonic()
 
     @property
@@ -70,22 +72,30 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """The newest state that is whole, after restoring `notes` and every random generator; None if there is none.
 
-        raises: InputError if it belongs to another configuration, data, weights or format
+        A newest one that is damaged is removed, so that the next `save` does not put it in the place of the good one before.
+
+        raises: InputError if it belongs to another configuration, data, weights or format, or is none of ours
         """
         found = next((f for f in map(self._read, (NEWEST, PREVIOUS)) if f is not None), None)
         if found is None:
             return None
-        there = json.loads(found["identity"])
+        try:
+            there, notes, epochs = dict(json.loads(found["identity"])), json.loads(found["notes"]), len(found["state"]["losses"])
+            set_random_state(found["random"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            raise self._not_ours(error) from None
         different = sorted(k for k in there.keys() | self.identity.keys() if there.get(k) != self.identity.get(k))
         if different:
             raise InputError(
                 f"{self.folder}: its checkpoint was made with another {', '.join(different)}; remove the folder to start again, "
                 "or give the run another label"
             )
-        self.resumed_from = len(found["state"]["losses"])
-        self.notes[:] = json.loads(found["notes"])
-        set_random_state(found["random"])
+        self.resumed_from, self.notes[:] = epochs, notes
         return found["state"]
+
+    def _not_ours(self, error: Exception) -> InputError:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return InputError(f"{self.folder}: its checkpoint is not one of ours ({why}); remove {NEWEST} and {PREVIOUS} there")
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.folder / name
@@ -93,11 +103,13 @@ class Checkpoint:
             return None
         raw = path.read_bytes()
         if hashlib.sha256(raw[DIGEST:]).digest() != raw[:DIGEST]:
-            return None  # damaged
+            with contextlib.suppress(OSError):  # a read-only folder: nothing will be saved there either
+                path.unlink()  # damaged
+            return None
         try:
             return torch.load(io.BytesIO(raw[DIGEST:]), map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError) as error:
-            raise InputError(f"{path}: not a checkpoint of ours ({str(error).splitlines()[0]}); remove it") from None
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._not_ours(error) from None
 
     def remove(self) -> None:
         """The run is finished: its result is what counts."""

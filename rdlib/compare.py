@@ -54,8 +54,9 @@ def summary(ours: list[dict[str, Any]], reference: list[dict[str, Any]]) -> str:
 
 def seed_spread(runs: list[dict[str, Any]]) -> float:
     """Mean standard deviation (per cent) of image AUROC over the seeds of one configuration; 0 if no two seeds."""
-    group = [json.dumps({k: v for k, v in r["config"].items() if k != "seed"}, sort_keys=True) for r in runs]
-    values = pd.DataFrame({"group": group, "value": [100 * (r["metrics"]["image_auroc"] or 0) for r in runs]})
+    defined = [r for r in runs if r["metrics"]["image_auroc"] is not None]
+    group = [json.dumps({k: v for k, v in r["config"].items() if k != "seed"}, sort_keys=True) for r in defined]
+    values = pd.DataFrame({"group": group, "value": [100 * r["metrics"]["image_auroc"] for r in defined]})
     return float(np.nan_to_num(values.groupby("group")["value"].std().mean()))
 
 

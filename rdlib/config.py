@@ -289,6 +289,8 @@ def from_notebook(namespace: dict[str, Any]) -> tuple[Config, Where]:
         if expected is int and given[name] < 0:
             raise InputError(f"{name}={given[name]!r}: must be 0 or greater")
     output_folder("out_dir", given.get("out_dir", Where.out_dir))
+    if given.get("cache_dir"):
+        output_folder("cache_dir", given["cache_dir"])
     cfg = Config.create(**{k: v for k, v in given.items() if k not in places})
     return cfg, Where(**{k: v for k, v in given.items() if k in places})
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import shutil
 import tempfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +38,14 @@ from rdlib.config import MVTEC_COUNTS, NOVELTY_DATASETS, Config
 from rdlib.errors import InputError
 from rdlib.metrics import EIGHT_NEIGHBOURS
 
+try:
+    from backports import tarfile  # installed where Python, before 3.11.4, has no data filter (Debian 12)
+except ImportError:
+    import tarfile
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+PARTS = ("train", "test", "ground_truth")
+ITS_TEXTS = ("license.txt", "readme.txt")  # MVTec AD has them in each category
 
 
 class DataError(InputError):
@@ -71,12 +80,26 @@ class Data:
     notes: what to know, counted; the run file holds it. vanished_regions: gone at the run's resolution; train_test_duplicates:
         test images with exactly the pixels of a training image; differs_from_official: images more or fewer than MVTec AD
         has in this category, train and test added (absent where there are no official counts)
+    duplicates: (training image, test image) of exactly the same pixels, by their names
     """
 
     train: ImageSet
     test: ImageSet
     manifest: str
     notes: dict[str, int]
+    duplicates: tuple[tuple[str, str], ...] = ()
+
+
+def remarks(found: Data, cfg: Config) -> list[str]:
+    """A sentence for each thing that a run does not refuse and its reader must know: counts that are not MVTec AD's,
+    regions that are gone at the run's resolution, duplicates."""
+    said = []
+    if found.notes.get("differs_from_official"):
+        train, test = MVTEC_COUNTS[cfg.category]
+        said.append(f"{cfg.category}: {len(found.train)} training and {len(found.test)} test images, MVTec AD has {train} and {test}")
+    if found.notes.get("vanished_regions"):
+        said.append(f"{cfg.category}: {found.notes['vanished_regions']} defect region(s) are gone at {cfg.image_size} px")
+    return said + [f"{test}: has exactly the pixels of {train}" for train, test in found.duplicates]
 
 
 def load(cfg: Config, data_root: str | Path = "", store: Store | None = None) -> Data:
@@ -124,16 +147,16 @@ def load_mvtec(folder: Path, cfg: Config, store: Store | None = None) -> Data:
         yield _stack(train, test, decoded)
 
     digest = "" if problems else _manifest_if_readable(folder, [*train, *test])
-    key = cache.key_of("images", digest, cfg.image_size, cfg.resize, cfg.mask_rule, PIL.__version__)
+    key = cache.key_of("images, duplicates by number", digest, cfg.image_size, cfg.resize, cfg.mask_rule, PIL.__version__)
     kept = store.arrays("images", key, 4 * len(train + test) * cfg.image_size**2, decode) if store and digest else None
-    train_x, test_x, test_masks, (vanished, duplicates) = kept or next(decode())
+    train_x, test_x, test_masks, (vanished,), duplicates = kept or next(decode())
     _refuse_too_few(len(train), str(folder / "train/good"), cfg)
     train_masks = np.zeros((len(train), *test_masks.shape[1:]), dtype=bool)
     splits = [_image_set(folder, *split) for split in ((train, train_x, train_masks), (test, test_x, test_masks))]
-    notes = {"vanished_regions": int(vanished), "train_test_duplicates": int(duplicates)}
+    notes = {"vanished_regions": int(vanished), "train_test_duplicates": _images_among(duplicates)}
     if cfg.dataset == "mvtec" and folder.name in MVTEC_COUNTS:
         notes["differs_from_official"] = sum(abs(len(a) - n) for a, n in zip((train, test), MVTEC_COUNTS[folder.name]))
-    return Data(*splits, digest, notes)
+    return Data(*splits, digest, notes, _named(duplicates, *splits))
 
 
 def _refuse_too_few(count: int, where: str, cfg: Config) -> None:
@@ -149,15 +172,12 @@ def find_items(folder: Path) -> tuple[list[Item], list[Item], list[str]]:
     """Pair every image with its mask by name; nothing is decoded.
 
     returns: train items, test items (both in sorted order), problems found
-    raises: DataError if the folder or its train/good or test is missing or empty
     """
-    for part in ("train/good", "test"):
-        if not (folder / part).is_dir():
-            raise DataError(f"{folder}: no folder {part}; expected MVTec layout (train/good, test/<defect>, ground_truth/<defect>)")
-    problems: list[str] = []
+    absent = ", ".join(f"no folder {part}" for part in ("train/good", "test") if not (folder / part).is_dir())
+    problems = [f"{folder}: {absent}; expected MVTec layout (train/good, test/<defect>, ground_truth/<defect>)"] * bool(absent)
     train = [Item(p, "good") for p in _images_in(folder / "train/good", problems)]
     test = []
-    there = sorted(p for p in (folder / "test").iterdir() if not p.name.startswith("."))
+    there = _entries(folder / "test")
     problems += [f"{p}: unexpected file; images belong into test/good or test/<defect>" for p in there if not p.is_dir()]
     problems += [f"{p}: masks of no defect in {folder / 'test'}; remove them" for p in _extra_masks(folder)]
     for defect in [p for p in there if p.is_dir()]:
@@ -177,30 +197,36 @@ def find_items(folder: Path) -> tuple[list[Item], list[Item], list[str]]:
         problems += [
             f"{mask}: mask without an image in {defect}; remove it or add the image" for stem, mask in masks.items() if stem not in stems
         ]
-    if not train:
+    if not train and (folder / "train/good").is_dir():
         problems.append(f"{folder / 'train/good'}: no images; one normal image at least is needed to train")
-    if not test:
+    if not test and (folder / "test").is_dir():
         problems.append(f"{folder / 'test'}: no images; expected test/good and test/<defect>")
     problems += [
         f"{p}: unexpected {'folder' if p.is_dir() else 'file'} in train (only train/good is used); move it away"
-        for p in sorted((folder / "train").iterdir())
-        if p.name != "good" and not p.name.startswith(".")
+        for p in _entries(folder / "train")
+        if p.name != "good"
     ]
-    parts = ("train", "test", "ground_truth")
-    others = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in parts)
-    problems += [f"{p}: unexpected folder (a category holds {', '.join(parts)}); move it away" for p in others]
+    problems += [
+        f"{p}: unexpected {'folder' if p.is_dir() else 'file'} (a category holds {', '.join(PARTS)}); move it away"
+        for p in _entries(folder)
+        if p.name not in (PARTS if p.is_dir() else ITS_TEXTS)
+    ]
     return train, test, problems
 
 
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, without hidden files; nothing if it is not there."""
+    return sorted(p for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
+
+
 def _extra_masks(folder: Path) -> list[Path]:
-    """Folders of ground truth that belong to no folder of anomalous test images."""
-    truth = folder / "ground_truth"
-    found = sorted(p for p in truth.iterdir() if not p.name.startswith(".")) if truth.is_dir() else []
+    """Folders of ground truth that belong to no folder of anomalous test images; none if the whole of test is missing."""
+    found = _entries(folder / "ground_truth") if (folder / "test").is_dir() else []
     return [p for p in found if p.name == "good" or not (folder / "test" / p.name).is_dir()]
 
 
 def _images_in(folder: Path, problems: list[str]) -> list[Path]:
-    files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    files = _entries(folder)
     problems += [
         f"{p}: unexpected file (images are {', '.join(IMAGE_SUFFIXES)}); move it away"
         for p in files
@@ -213,7 +239,7 @@ def _images_in(folder: Path, problems: list[str]) -> list[Path]:
 
 
 def _masks_of(folder: Path, problems: list[str]) -> dict[str, Path]:
-    return {p.stem: p for p in _images_in(folder, problems)} if folder.is_dir() else {}
+    return {p.stem: p for p in _images_in(folder, problems)}
 
 
 @dataclass(frozen=True)
@@ -262,19 +288,48 @@ def pixel_hash(image: Image.Image | NDArray) -> str:
     return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
-def count_duplicates(train: list[str], test: list[str]) -> int:
-    """Test images (hashes of their pixels) that are also training images."""
-    known = set(train)
-    return sum(pixels in known for pixels in test)
+def find_duplicates(train: list[str], test: list[str]) -> NDArray:
+    """(D, 2) int64: the numbers of a training and of a test image, given by the hashes of their pixels, that are one picture."""
+    known = defaultdict(list)
+    for i, pixels in enumerate(train):
+        known[pixels].append(i)
+    pairs = [(i, j) for j, pixels in enumerate(test) for i in known.get(pixels, [])]
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _images_among(duplicates: NDArray) -> int:
+    """Test images that are training images too; one may be several training images."""
+    return len(set(duplicates[:, 1].tolist()))
+
+
+def _named(duplicates: NDArray, train: ImageSet, test: ImageSet) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((train.paths[i], test.paths[j]) for i, j in duplicates.tolist()))
 
 
 def read_image(path: Path) -> Image.Image:
-    """RGB image of any PNG, JPEG, BMP or TIFF; 16-bit grey is scaled to 8 bits (65535 -> 255)."""
-    with Image.open(path) as image:
-        image.load()
-        if image.mode.startswith("I"):
-            return Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8)).convert("RGB")
-        return image.convert("RGB")
+    """RGB image of any PNG, JPEG, BMP or TIFF."""
+    with open_image(path) as image:
+        return to_rgb(image)
+
+
+def open_image(path: Path) -> Image.Image:
+    """As Image.open, but never mapped into memory: Pillow 13 then reads a grey TIFF that is stored turned with the sides exchanged."""
+    image = Image.open(path)
+    image.filename = ""
+    return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of an image of any mode; 16-bit grey is scaled to 8 bits (65535 -> 255).
+
+    raises: InputError for floats and 32-bit integers, of which nothing says what is white
+    """
+    if image.mode in ("F", "I"):
+        kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
+        raise InputError(f"pixels are {kind}, and nothing says which is white; save the image with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.int64) // 257).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
 
 
 def read_mask(path: Path) -> Image.Image:
@@ -283,11 +338,21 @@ def read_mask(path: Path) -> Image.Image:
     raises: DataError naming the file if it does not decode
     """
     try:
-        with Image.open(path) as image:
-            image.load()
-            return Image.fromarray(np.where(np.asarray(image.convert("I")) > 0, 255, 0).astype(np.uint8))
+        with open_image(path) as image:
+            return Image.fromarray(np.where(_above_zero(image), 255, 0).astype(np.uint8))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be decoded ({error}); replace the file") from None
+
+
+def _above_zero(image: Image.Image) -> NDArray:
+    """(H, W) bool: the number, or any of the colour channels, is above 0, and the pixel is not wholly transparent.
+
+    Of a palette, the colour counts and not its number. Converting to grey first would lose the darkest blue.
+    """
+    if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;"):
+        return np.asarray(image) > 0
+    values = np.asarray(image.convert("RGBA"))
+    return values[..., :3].any(axis=2) & (values[..., 3] > 0)
 
 
 def resize(image: Image.Image, size: int, how: str) -> NDArray:
@@ -311,12 +376,12 @@ def _vanished(original: NDArray, cfg: Config) -> int:
 
 
 def _stack(train: list[Item], test: list[Item], decoded: dict[Path, _Decoded]) -> list[NDArray]:
-    """Images (N, 3, H, W) of both splits, masks (N, H, W) of the test images, and two counts: vanished regions, duplicates."""
+    """Images (N, 3, H, W) of both splits, masks (N, H, W) of the test images, count (1,) of vanished regions, duplicates (D, 2)."""
     images = [np.stack([decoded[item.image].image for item in items]) for items in (train, test)]
     empty = np.zeros(images[0].shape[-2:], dtype=bool)
     masks = np.stack([empty if decoded[item.image].mask is None else decoded[item.image].mask for item in test])
-    duplicates = count_duplicates(*([decoded[item.image].pixels for item in items] for items in (train, test)))
-    return [*images, masks, np.array([sum(decoded[item.image].vanished for item in test), duplicates])]
+    duplicates = find_duplicates(*([decoded[item.image].pixels for item in items] for items in (train, test)))
+    return [*images, masks, np.array([sum(decoded[item.image].vanished for item in test)]), duplicates]
 
 
 def _image_set(folder: Path, items: list[Item], images: NDArray, masks: NDArray) -> ImageSet:
@@ -340,10 +405,9 @@ def _manifest_if_readable(folder: Path, items: list[Item]) -> str:
         return ""
 
 
-def report(what: str, problems: list[str], most: int = 40) -> str:
-    """One text of all problems, at most `most` of them by name."""
-    more = [f"... and {len(problems) - most} more"] if len(problems) > most else []
-    return "\n  ".join([f"{what}: {len(problems)} problem(s) with the data:", *problems[:most], *more])
+def report(what: str, problems: list[str]) -> str:
+    """One text of all problems, a line each; a long list is not cut, since every file in it has to be mended."""
+    return "\n  ".join([f"{what}: {len(problems)} problem(s) with the data:", *problems])
 
 
 # --- One-class novelty --------------------------------------------------------------------------------------------
@@ -358,8 +422,8 @@ def load_novelty(cfg: Config, data_root: str | Path) -> Data:
     test_paths = tuple(f"test/{i:05d}-class{y}" for i, y in enumerate(test_y))
     test = ImageSet(_resize_batch(test_x, cfg), (test_y != cfg.normal_class).astype(np.uint8), test_paths)
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in (train_x, train_y, test_x, test_y))).hexdigest()
-    duplicates = count_duplicates(*(list(map(pixel_hash, images)) for images in (train_x[chosen], test_x)))
-    return Data(train, test, digest, {"train_test_duplicates": duplicates})
+    duplicates = find_duplicates(*(list(map(pixel_hash, images)) for images in (train_x[chosen], test_x)))
+    return Data(train, test, digest, {"train_test_duplicates": _images_among(duplicates)}, _named(duplicates, train, test))
 
 
 Split = tuple[NDArray, NDArray]  # images (N, H, W[, 3]) uint8, classes (N,) int64
@@ -374,13 +438,14 @@ def _read_digits() -> tuple[Split, Split]:
     return (images[:1000], digits.target[:1000]), (images[1000:], digits.target[1000:])
 
 
+MNIST_COUNTS = (60_000, 10_000)  # train and test images of MNIST, and of Fashion-MNIST
 _TORCHVISION = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
 
 
 def _read_torchvision(name: str, data_root: str | Path) -> tuple[Split, Split]:
     """Both splits through torchvision's own class, from any local folder with the original files.
 
-    raises: DataError naming the files that are missing
+    raises: DataError naming the files that are missing or not the original ones
     """
     cls = _TORCHVISION[name]
     if not str(data_root):
@@ -391,7 +456,7 @@ def _read_torchvision(name: str, data_root: str | Path) -> tuple[Split, Split]:
     with _torchvision_layout(cls, Path(data_root)) as root:
         try:
             splits = [cls(root, train=train) for train in (True, False)]
-        except (RuntimeError, EOFError, ValueError) as error:
+        except (RuntimeError, OSError) as error:  # CIFAR-10, of which torchvision compares every file's md5 with the original's
             raise DataError(f"{data_root}: not a complete copy of {name} ({error}); expected {', '.join(_original_files(cls))}") from None
     train, test = [(np.asarray(s.data), np.asarray(s.targets)) for s in splits]
     return train, test
@@ -424,27 +489,50 @@ def _torchvision_layout(cls: type, folder: Path) -> Iterator[Path]:
 
 
 def _lay_out_mnist(cls: type, source: Path, target: Path) -> None:
+    """Copy or unpack the four files; packed ones have a known md5, so they are taken first."""
     target.mkdir()
-    missing = []
-    for gz in _original_files(cls):
-        plain = gz.removesuffix(".gz")
-        if (source / plain).is_file():
-            shutil.copyfile(source / plain, target / plain)
-        elif (source / gz).is_file():
-            try:
-                with gzip.open(source / gz) as packed, (target / plain).open("wb") as unpacked:
-                    shutil.copyfileobj(packed, unpacked)
-            except (OSError, EOFError) as error:
-                raise DataError(f"{source / gz}: cannot be unpacked ({error}); replace the file") from None
-        else:
-            missing.append(f"{source / plain}[.gz]")
+    places = [(source / Path(url).name, source / Path(url).stem) for url, _ in cls.resources]
+    missing = [f"{plain}[.gz]" for packed, plain in places if not packed.is_file() and not plain.is_file()]
     if missing:
         raise DataError(f"missing: {', '.join(missing)}; put the original files there")
+    for (packed, plain), (_, md5) in zip(places, cls.resources):
+        if packed.is_file():
+            _unpack_original(packed, target / plain.name, md5)
+        else:
+            shutil.copyfile(plain, target / plain.name)
+        _check_idx(target / plain.name, packed if packed.is_file() else plain)
+
+
+def _unpack_original(packed: Path, target: Path, md5: str) -> None:
+    with packed.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found != md5:
+        raise DataError(f"{packed}: md5 is {found}, the original's {md5}; damaged or another file: fetch the original again")
+    with gzip.open(packed) as original, target.open("wb") as unpacked:
+        shutil.copyfileobj(original, unpacked)
+
+
+def _check_idx(file: Path, source: Path) -> None:
+    """Compare a file's header and length with the original's; torchvision would take any number of images and of labels.
+
+    The idx format: two zero bytes, type (8 = unsigned byte), number of dimensions, sizes as big-endian ints of 4 bytes, values.
+    raises: DataError naming `source`, where the file came from
+    """
+    count = MNIST_COUNTS["t10k" in file.name]
+    shape = (count, 28, 28) if "images" in file.name else (count,)
+    header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
+    with file.open("rb") as opened:
+        found = opened.read(len(header))
+    size, expected = file.stat().st_size, len(header) + math.prod(shape)
+    if (found, size) != (header, expected):
+        raise DataError(
+            f"{source}: is not the original file of {count} {'images' if len(shape) == 3 else 'labels'}: {expected} bytes beginning with "
+            f"{header.hex()} are expected, there are {size} beginning with {found.hex()}; damaged, or train and test mixed up: "
+            "put the original there"
+        )
 
 
 def _lay_out_cifar(cls: type, source: Path, target: Path) -> None:
-    import tarfile
-
     archive = source / cls.filename
     if archive.is_file():
         try:

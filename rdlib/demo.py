@@ -8,7 +8,6 @@ faint or small on purpose. Written once, seeded, in MVTec layout, so the ordinar
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from rdlib.errors import InputError
 from rdlib.paths import project_root
 
 CATEGORIES = ("brick", "grass", "gravel", "tissue", "coin")
@@ -38,18 +38,25 @@ def demo_root() -> Path:
     """Folder of the demo set (`data/demo-v1` in the project), made at the first call.
 
     Written to a temporary folder and renamed when complete, so that a killed or a second process does no harm.
+    raises: InputError if it cannot be written; the temporary folder is removed
     """
     folder = project_root() / "data" / f"demo-v{VERSION}"
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".demo-"))
-        write(tmp)
-        tmp.chmod(0o755)  # mkdtemp makes it private
         try:
-            tmp.rename(folder)
-        except OSError:  # another process was first
-            shutil.rmtree(tmp)
+            _make(folder)
+        except OSError as error:
+            if not folder.is_dir():  # else another process was first
+                raise InputError(f"{folder}: the demo set cannot be written ({error}); make room or allow writing there") from None
     return folder
+
+
+def _make(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".demo-") as tmp:
+        made = Path(tmp) / folder.name
+        made.mkdir()
+        write(made)
+        made.rename(folder)
 
 
 def write(root: Path) -> None:

@@ -143,11 +143,11 @@ class Detector:
     threshold: Threshold
 
     def score(self, photo: str | Path | Image.Image) -> Result:
-        """Score one photograph of any size.
+        """Score one photograph of any size; an opened image gets the same map as its file.
 
         raises: InputError naming the file if it cannot be read, or is too long and narrow
         """
-        image = photo.convert("RGB") if isinstance(photo, Image.Image) else photos.read(photo)
+        image = photos.upright(photo) if isinstance(photo, Image.Image) else photos.read(photo)
         photos.check_shape("image" if isinstance(photo, Image.Image) else photo, image.size, self.cfg.image_size)
         return Result(photo_map(self.net, self.cfg, image), self.threshold.value)
 
@@ -327,6 +327,7 @@ def onnx_difference(detector: Detector, path: str | Path, images: Sequence[Image
     """Largest absolute difference between the detector's maps and onnxruntime's, over all pixels of these RGB images.
 
     batch: images per call of onnxruntime (the detector takes them one by one)
+    raises: InputError if it is greater than PARITY, or a map is not finite
     """
     _need("onnxruntime")
     import onnxruntime
@@ -337,7 +338,13 @@ def onnx_difference(detector: Detector, path: str | Path, images: Sequence[Image
         part = images[start : start + batch]
         squares = np.stack([photos.to_square(image, detector.cfg.image_size) for image in part]).astype(np.float32) / 255
         (maps,) = session.run(["maps"], {"images": squares})
-        worst = max(worst, float(np.abs(maps - np.stack([square_map(detector.net, detector.cfg, image) for image in part])).max()))
+        ours = np.stack([square_map(detector.net, detector.cfg, image) for image in part])
+        worst = float(np.maximum(worst, np.abs(maps - ours).max()))  # unlike max(), it keeps a NaN
+    if not worst <= PARITY:
+        raise InputError(
+            f"{path}: its maps differ from PyTorch's by up to {worst:.1e}, allowed are {PARITY:g}; do not use this file, and report the "
+            "versions of torch, onnxscript and onnxruntime"
+        )
     return worst
 
 

@@ -45,6 +45,7 @@ class Evaluation:
     by_image_score: image metrics for every rule that turns a map into a score (max, sum, mean), from the same maps
     pro_curve: fpr, pro at evenly spaced false positive rates up to 0.3, for drawing; {} where undefined
     per_image: (N,) image scores
+    without_pro: images with anomalous pixels that `au_pro_per_image` leaves out, since the official code's PRO is undefined there
     """
 
     metrics: dict[str, float]
@@ -52,6 +53,7 @@ class Evaluation:
     by_image_score: dict[str, dict[str, float]]
     pro_curve: dict[str, list[float]]
     per_image: NDArray
+    without_pro: int
 
 
 def evaluate_run(scores: Scores, cfg: Config, points: int = 61) -> Evaluation:
@@ -62,7 +64,7 @@ def evaluate_run(scores: Scores, cfg: Config, points: int = 61) -> Evaluation:
     maps, sizes = scores.maps(cfg.scales), _region_sizes(scores)
     by_rule = {rule: image_score(maps, rule) for rule in CHOICES["image_score"]}
     per_image = by_rule[cfg.image_score] if scores.image_scores is None else scores.image_scores
-    pixels, pro_curve = _pixel_metrics(scores, maps, sizes, points)
+    pixels, pro_curve, without_pro = _pixel_metrics(scores, maps, sizes, points)
     values = image_metrics(scores, per_image) | pixels
     del maps  # the other scale sets need the room
 
@@ -74,7 +76,8 @@ def evaluate_run(scores: Scores, cfg: Config, points: int = 61) -> Evaluation:
 
     there = len(scores.scale_maps)
     by_scales = {"+".join(f"M{k}" for k in ks): of(ks) for ks in SCALE_SETS if max(ks) <= there}
-    return Evaluation(values, by_scales, {rule: image_metrics(scores, s) for rule, s in by_rule.items()}, pro_curve, per_image)
+    by_image_score = {rule: image_metrics(scores, s) for rule, s in by_rule.items()}
+    return Evaluation(values, by_scales, by_image_score, pro_curve, per_image, without_pro)
 
 
 def image_metrics(scores: Scores, per_image: NDArray) -> dict[str, float]:
@@ -89,21 +92,31 @@ def _region_sizes(scores: Scores) -> NDArray | None:
 
 def _pixel_metrics(
     scores: Scores, maps: NDArray, sizes: NDArray | None, points: int = 0
-) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """The pixel metrics of maps (N, H, W) and the PRO curve in `points` points; {} and {} without masks."""
+) -> tuple[dict[str, float], dict[str, list[float]], int]:
+    """The pixel metrics of maps (N, H, W), the PRO curve in `points` points, images without a PRO; {}, {} and 0 without masks."""
     if scores.masks is None:
-        return {}, {}
+        return {}, {}, 0
     pixels = {"masks": scores.masks, "maps": maps, "sizes": sizes}
     fpr = np.linspace(0, 0.3, points)
     values, pro = metrics.pixel_metrics_and_pro(**pixels, fprs=fpr)
     curve = {} if np.isnan(pro).any() else {"fpr": fpr.round(4).tolist(), "pro": pro.round(5).tolist()}
-    return values | {"au_pro_per_image": metrics.au_pro_per_image(**pixels)}, curve
+    pros = metrics.image_pros(**pixels)
+    return values | {"au_pro_per_image": metrics.mean_of_defined(pros)}, curve, int(np.isnan(pros).sum())
 
 
-def why_undefined(values: dict[str, float], scores: Scores) -> dict[str, str]:
-    """A sentence for every metric that is NaN."""
+def why_undefined(values: dict[str, float], scores: Scores, without_pro: int = 0) -> dict[str, str]:
+    """A sentence, with counts, for every metric that is NaN, and for `au_pro_per_image` where it leaves images out."""
     normal, anomalous = int((scores.labels == 0).sum()), int((scores.labels == 1).sum())
-    reason = f"test set has {normal} normal and {anomalous} anomalous images; both kinds are needed"
-    if normal and anomalous:
-        reason = "no anomalous image has a map with false positives below the FPR limit"
-    return {name: reason for name, value in values.items() if math.isnan(value)}
+    images = f"test set has {normal} normal and {anomalous} anomalous images; both kinds are needed"
+    if scores.masks is None:
+        return {name: images for name, value in values.items() if math.isnan(value)}
+    count, seen = int(scores.masks.sum()), int(scores.masks.any((1, 2)).sum())
+    pixels = f"masks have {scores.masks.size - count} normal and {count} anomalous pixels; both kinds are needed"
+    if anomalous and not count:
+        pixels += f" (the defects of all {anomalous} anomalous images vanished, or their masks are empty)"
+    left_out = (
+        f"{without_pro} of {seen} images with anomalous pixels left out, because no threshold below the FPR limit gives a curve there"
+    )
+    reasons = {"image_auroc": images, "image_ap": images, "au_pro_per_image": left_out if seen else pixels}
+    told = {name: reasons.get(name, pixels) for name, value in values.items() if math.isnan(value)}
+    return told | ({"au_pro_per_image": left_out} if without_pro else {})

@@ -13,7 +13,6 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-from ipyevents import Event
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -24,11 +23,18 @@ from rdlib.errors import InputError
 from rdlib.metrics import EIGHT_NEIGHBOURS
 from rdlib.report import Report
 
+try:
+    from ipyevents import Event
+except ImportError:  # on a machine of somebody else's, Colab say: everything but clicks works
+    Event = None
+
 Run = dict[str, Any]
 FOUND, FALSE, MISSED = (86, 180, 233), (213, 94, 0), (240, 228, 66)  # told apart by colour-blind readers too (Okabe & Ito)
 LEGEND = {"found": FOUND, "false": FALSE, "missed": MISSED}
 STEP = 0.005  # of the threshold
 DPI = 110
+CLICKS, NO_CLICKS = "or click a pixel of a picture", "clicks on a picture need the package ipyevents"
+WHOLE = {"width": "auto", "max_width": "calc(100% - 4px)"}  # less its margin
 WRAP = {"flex_flow": "row wrap", "align_items": "center"}
 PICTURES = 3  # the first panels of the figure are pictures: their pixels can be clicked
 
@@ -268,7 +274,7 @@ class Explorer(widgets.VBox):
         self._load = lru_cache(maxsize=2)(lambda *key: load(self._runs[key]))  # reading takes time; nothing else is remembered
         self._kept = lru_cache(maxsize=2)(lambda key, scales: with_scales(self._load(*key), scales))
         self._settling = False
-        self.run = widgets.Dropdown(description="run", options=list(dict.fromkeys(s for s, _ in self._runs)), layout={"width": "auto"})
+        self.run = widgets.Dropdown(description="run", options=list(dict.fromkeys(s for s, _ in self._runs)), layout=WHOLE)
         self.category = widgets.Dropdown(description="category", layout={"width": "220px"})
         self.image = widgets.Dropdown(description="image", layout={"width": "260px"})
         self.threshold = _slider("threshold", max=STEP, step=STEP, readout_format=".3f", layout={"width": "520px"})
@@ -299,7 +305,7 @@ class Explorer(widgets.VBox):
             widgets.HBox([self.threshold, self.best], layout=WRAP),
             widgets.HBox([self.strength, scales], layout=WRAP),
             self.picture,
-            widgets.HBox([self.row, self.column, widgets.Label("or click a pixel of a picture")], layout=WRAP),
+            widgets.HBox([self.row, self.column, widgets.Label(CLICKS if Event else NO_CLICKS)], layout=WRAP),
             self.numbers,
         ]
 
@@ -311,8 +317,9 @@ class Explorer(widgets.VBox):
         self.best.on_click(lambda _: self._settle(anew=True))
         self.next_false.on_click(lambda _: self._go("false alarm"))
         self.next_miss.on_click(lambda _: self._go("miss"))
-        self.clicks = Event(source=self.picture, watched_events=["click"])
-        self.clicks.on_dom_event(self._click)
+        if Event:
+            self.clicks = Event(source=self.picture, watched_events=["click"])
+            self.clicks.on_dom_event(self._click)
 
     @property
     def chosen(self) -> Run:

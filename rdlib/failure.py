@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rdlib.config import Config
-from rdlib.results import write_failure
+from rdlib.errors import InputError
+from rdlib.results import read_run, write_failure
 
 DIED = "the kernel died without an error, most often because memory ran out; see the log beside the executed notebook"
 
@@ -30,8 +31,14 @@ def error_in(executed: Path) -> tuple[str, str] | None:
 
 
 def record(result: Path, executed: Path, parameters: dict[str, Any], attempt: int, most: int) -> bool:
-    """Write the failure to `result`; False if the run shall be tried again instead."""
+    """Write the failure to `result`; False if the run shall be tried again instead.
+
+    What fails after the result was written (a figure, say) is told and takes nothing from it.
+    """
     error = error_in(executed)
+    if _finished(result):
+        print(f"{result.parent.name}: finished, but then: {': '.join(error or (DIED,))}", file=sys.stderr)
+        return True
     if error is None and attempt < most:
         return False
     cfg = Config.create(**{k: v for k, v in parameters.items() if k in Config.__dataclass_fields__})
@@ -43,14 +50,25 @@ def record(result: Path, executed: Path, parameters: dict[str, Any], attempt: in
     return True
 
 
+def _finished(result: Path) -> bool:
+    try:
+        return read_run(result)["status"] == "finished"
+    except (OSError, InputError):
+        return False
+
+
 def forget(folder: Path) -> None:
     """Remove the failures of an earlier batch below `folder`, so that their runs are tried again."""
     for path in (folder / "runs").glob("*/result.json"):
-        with contextlib.suppress(ValueError):  # damaged: the tables will name it
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: the tables will name it
             if json.loads(path.read_text(encoding="utf-8"))["status"] != "finished":
                 path.unlink()
 
 
 if __name__ == "__main__":
     result, executed, parameters, attempt, most = sys.argv[1:]
-    sys.exit(0 if record(Path(result), Path(executed), json.loads(parameters), int(attempt), int(most)) else 1)
+    try:
+        recorded = record(Path(result), Path(executed), json.loads(parameters), int(attempt), int(most))
+    except InputError as unwritable:
+        sys.exit(str(unwritable))
+    sys.exit(0 if recorded else 1)

@@ -134,6 +134,8 @@ def pro_curves(runs: list[Run]) -> Figure:
 
 
 def _grid(kept: Kept, chosen: Choice, columns: dict[str, Source]) -> Figure:
+    if not chosen:
+        return plots.nothing()
     return plots.map_grid(
         images=[kept.image(*pair) for pair in chosen],
         masks=[kept.mask(*pair) for pair in chosen],

@@ -40,7 +40,7 @@ def describe_hardware(device: torch.device) -> dict[str, str | int]:
 
 
 def seed_everything(cfg: Config) -> None:
-    """Seed every generator from (seed, run id) and ask for deterministic kernels. Call before the model is built."""
+    """Seed every generator from (seed, dataset, category or class) and ask for deterministic kernels. Call before the model is built."""
     torch.manual_seed(cfg.torch_seed)
     np.random.seed(cfg.torch_seed % 2**32)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -66,7 +66,8 @@ def fit(
     store: keeps the features for other runs on the same images
     checkpoint: training goes on from it, and ends with the same bits as without interruption (CPU, same thread count)
     returns: mean loss per image of each epoch
-    raises: FloatingPointError naming the files of the first batch whose loss is not finite
+    raises: FloatingPointError naming the files of the first batch whose loss is not finite, or the epoch whose last step
+        left parameters that are not
     """
     memorises = hasattr(model, "memorise")
     features = TeacherFeatures(model.teacher, train.images, cfg, store, "train features", keep=not memorises)
@@ -87,6 +88,7 @@ def fit(
                 raise FloatingPointError(f"loss is {loss} in epoch {epoch}; try a smaller lr. Batch: {names}")
             total += loss * len(indices)
         losses.append(total / len(train))
+        refuse_not_finite(model, epoch)  # the next loss would tell, but the test set may be looked at, or a checkpoint kept, before
         if on_epoch:
             on_epoch(epoch, losses[-1])
         if checkpoint and (checkpoint.due or epoch == cfg.epochs):
@@ -94,10 +96,14 @@ def fit(
     return losses
 
 
+def own_state(model: Distillation) -> dict[str, Tensor]:
+    """Parameters and running statistics of all but the teacher, by name."""
+    return {k: v for k, v in model.state_dict().items() if not k.startswith("teacher.")}
+
+
 def state_of(model: Distillation, optimiser: torch.optim.Optimizer, order: torch.Generator, losses: list[float]) -> dict[str, Any]:
     """All that training after this epoch depends on; the frozen teacher is loaded, not saved."""
-    own = {k: v for k, v in model.state_dict().items() if not k.startswith("teacher.")}
-    return {"model": own, "optimiser": optimiser.state_dict(), "order": order.get_state(), "losses": losses}
+    return {"model": own_state(model), "optimiser": optimiser.state_dict(), "order": order.get_state(), "losses": losses}
 
 
 def restore(checkpoint: Checkpoint, model: Distillation, optimiser: torch.optim.Optimizer, order: torch.Generator) -> list[float]:
@@ -105,10 +111,23 @@ def restore(checkpoint: Checkpoint, model: Distillation, optimiser: torch.optim.
     state = checkpoint.load()
     if state is None:
         return []
-    model.load_state_dict(model.state_dict() | state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    order.set_state(state["order"])
+    try:
+        model.load_state_dict(model.state_dict() | state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        order.set_state(state["order"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{checkpoint.folder}: its checkpoint does not fit this model ({str(error).splitlines()[0]}); remove it") from None
     return state["losses"]
+
+
+def refuse_not_finite(model: Distillation, epoch: int) -> None:
+    """Parameters and running statistics of what is trained must be numbers.
+
+    raises: FloatingPointError naming the first that is not
+    """
+    broken = next((k for k, v in own_state(model).items() if not torch.isfinite(v).all()), None)
+    if broken is not None:
+        raise FloatingPointError(f"{broken} is not finite after epoch {epoch}; try a smaller lr")
 
 
 def optimiser_of(model: Distillation, cfg: Config) -> torch.optim.Adam:

@@ -1,7 +1,8 @@
 """One command on a GPU that no other has: `python -m rdlib.gpus 0,1,2 COMMAND ...`.
 
-Snakemake counts GPUs and assigns none (SLURM does both). The device is held by a lock on a file that the command itself keeps
-open: it is free again when the command ends, however it ends, and no daemon or clean-up is needed.
+Snakemake counts GPUs and assigns none (SLURM does both). The device is held by a POSIX record lock, which stays with the process
+when it becomes the command and is not inherited by what that starts: the device is free again when the command ends, however it
+ends and whatever it leaves behind, and no daemon or clean-up is needed.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def take(devices: list[str], folder: Path, poll_s: float = 1) -> tuple[str, int]
         for device in devices:
             handle = os.open(folder / f"gpu-{platform.node()}-{device}", os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return device, handle
-            except BlockingIOError:
+            except (BlockingIOError, PermissionError):  # which of them is up to the system
                 os.close(handle)
         time.sleep(poll_s)
 

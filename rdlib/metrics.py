@@ -129,6 +129,17 @@ def au_pro_per_image(*, masks: NDArray, maps: NDArray, max_fpr: float = 0.3, thr
     masks: (N, H, W) bool; maps: (N, H, W); sizes: of `region_sizes`, to share it
     returns: [0, 1]; the mean over the anomalous images whose PRO is defined (see `image_pro`), NaN if there is none
     """
+    return mean_of_defined(image_pros(masks=masks, maps=maps, max_fpr=max_fpr, thresholds=thresholds, sizes=sizes))
+
+
+def mean_of_defined(values: list[float]) -> float:
+    """Mean of what is not NaN; NaN if nothing is."""
+    defined = [v for v in values if not np.isnan(v)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def image_pros(*, masks: NDArray, maps: NDArray, max_fpr: float = 0.3, thresholds: int = 200, sizes: NDArray | None = None) -> list[float]:
+    """`image_pro` of every image with an anomalous pixel, NaN where it is undefined; arguments as in `au_pro_per_image`."""
     _check_maps(masks, maps)
     values, end = [], 0
     for mask, scores in zip(masks, maps):
@@ -136,8 +147,7 @@ def au_pro_per_image(*, masks: NDArray, maps: NDArray, max_fpr: float = 0.3, thr
         if end > start:
             own = None if sizes is None else sizes[start:end]
             values.append(image_pro(mask=mask, map=scores, max_fpr=max_fpr, thresholds=thresholds, sizes=own))
-    defined = [v for v in values if not np.isnan(v)]
-    return float(np.mean(defined)) if defined else float("nan")
+    return values
 
 
 def image_pro(*, mask: NDArray, map: NDArray, max_fpr: float = 0.3, thresholds: int = 200, sizes: NDArray | None = None) -> float:

@@ -28,6 +28,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from rdlib.config import LITE_TEACHERS, Config
 from rdlib.distance import distance_maps
 from rdlib.errors import InputError
+from rdlib.paths import resolve
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 LITE_INPUT = ((127 / 255,) * 3, (128 / 255,) * 3)  # (255 x - 127) / 128, as the Lite networks were trained
@@ -218,9 +219,9 @@ def _lite_weights(name: str) -> Path:
 
 def _torchvision_weights(name: str, weights: str | Path) -> Path:
     if weights:
-        if not Path(weights).is_file():
+        if not resolve(weights).is_file():
             raise InputError(f"weights={weights}: no such file; give torchvision's {_torchvision_url(name)}")
-        return Path(weights)
+        return resolve(weights)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(_torchvision_url(name)).name
     if not cached.is_file():
         cached.parent.mkdir(parents=True, exist_ok=True)

@@ -19,11 +19,11 @@ from rdlib.config import Config, notebook_parameters, refuse_unknown
 from rdlib.data import ImageSet
 from rdlib.detector import Detector, Result
 from rdlib.errors import InputError
-from rdlib.paths import resolve
+from rdlib.paths import output_folder, resolve
 
 DEMO_CATEGORY = "brick"
 LEAST_GOOD = 8
-LARGEST_SIZE = 1024  # px, see detector.schema.json
+LARGEST = {"image_size": 1024, "lr": 1000, "sigma": 64}  # as in detector.schema.json: what is trained can be loaded
 MOST_LINES = 40  # of a report on problems
 HEAT_MAP = "_map.png"
 
@@ -73,8 +73,9 @@ class Settings:
         for name in ("false_alarm_rate", "held_out_share"):
             if not 0 < getattr(self, name) <= 0.5:
                 raise InputError(f"{name}={getattr(self, name)}: must lie above 0 and not above 0.5")
-        if self.image_size > LARGEST_SIZE:
-            raise InputError(f"image_size={self.image_size}: must not be greater than {LARGEST_SIZE}")
+        for name, most in LARGEST.items():
+            if getattr(self, name) > most:
+                raise InputError(f"{name}={getattr(self, name)}: must not be greater than {most}")
         if self.threads < 0:
             raise InputError(f"threads={self.threads}: must be 0 or greater")
         others = [name for name in ("check_dir", "bad_dir", "masks_dir", "new_dir") if getattr(self, name)]
@@ -82,6 +83,7 @@ class Settings:
             raise InputError(f"{others[0]} is given but good_dir is empty: give the folder of good images to train on")
         if self.masks_dir and not self.bad_dir:
             raise InputError("masks_dir is given but bad_dir is empty: masks belong to bad images")
+        output_folder("out_dir", self.out_dir)
         _ = self.config  # checks the rest
 
     @property
@@ -164,11 +166,11 @@ def collect(settings: Settings) -> Photos:
     problems += [
         f"{folders[g]}: no images; add some, or leave {g}_dir empty" for g in paths if g != "good" and folders[g].is_dir() and not paths[g]
     ]
-    where = resolve(settings.out_dir)
+    where = resolve(settings.out_dir).resolve()  # without ".." and links
     problems += [
         f"out_dir={settings.out_dir}: lies in {folder}, the next run would read what this one writes; choose another"
         for folder in folders.values()
-        if folder and where.is_relative_to(folder)
+        if folder and where.is_relative_to(folder.resolve())
     ]
     masks = _masks(folders, paths.get("bad", []), problems)
     squares, sizes = _decode(settings, paths, masks, problems)

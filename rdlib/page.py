@@ -78,6 +78,14 @@ SECTIONS = [
     ),
     ("What moves the number", ["deviations"], {"deviations": "Change against the profile's own setting, points"}, ""),
 ]
+# What the ids of a table's runs hold, where it needs only some of its experiments' runs.
+ONLY = {
+    "table1_run": ("-mvtec-",),
+    "table1_256": ("-mvtec-", ".256px."),
+    "table1_128": ("-mvtec-", ".128px."),
+    "table2_pixel_auroc": ("-mvtec-", ".256px."),
+    "table2_pro": ("-mvtec-", ".256px."),
+}
 EXPERIMENTS = {
     "mvtec": "Tables 1, 2 and 6: own setting",
     "baselines": "Same teacher: other methods",
@@ -146,11 +154,13 @@ def page(folder: Path, data: str = "") -> str:
     raises: InputError if there is neither a result nor a failed run
     """
     runs = results.read_runs(folder)
+    results.refuse_mixed(runs)
     done = {r["run_id"] for r in runs}
     failed = results.read_failures(folder)
     if not runs and not failed:
         raise InputError(f"{folder}: no run files (runs/*/result.json); run `make reproduce PROFILE={folder.name}` first")
     plan = planned(folder.name, data)
+    first = headline(runs + failed)
     sections = table_sections(folder, plan, done)
     script = "\n".join((TEMPLATE / name).read_text(encoding="utf-8").strip() for name in ("sortable.min.js", "report.js"))
     environment = Environment(
@@ -158,10 +168,10 @@ def page(folder: Path, data: str = "") -> str:
     )
     return environment.get_template("report.html").render(
         profile=folder.name,
-        headline=headline(runs),
-        setting=tables.main_setting(runs) if runs else None,
+        headline=first,
+        setting=next((r["config"] for r in runs if first["first"] and r["run_id"] in first["first"].ours.runs), None),
         status=status(plan, done, failed),
-        progress=str(progress(folder, set().union(*plan.values()))) if plan else "",
+        progress=progress(folder, set().union(*plan.values())) if plan else None,
         failed=failed,
         sections=sections,
         verdicts=verdict_counts(sections),
@@ -171,6 +181,7 @@ def page(folder: Path, data: str = "") -> str:
         hardware=hardware(runs),
         seconds=sum(r["timing"]["fit_s"] + r["timing"]["score_s"] for r in runs),
         footnote=tables.FOOTNOTE,
+        fewer=tables.FEWER,
         verdict_kinds=VERDICT_KINDS,
         style=Markup((TEMPLATE / "report.css").read_text(encoding="utf-8")),  # our own file: not escaped
         script=Markup(script),
@@ -250,7 +261,7 @@ def hardware(runs: list[Run]) -> dict[str, Any]:
 
 def table_sections(folder: Path, plan: dict[str, set[str]] | None, done: set[str]) -> list[dict[str, Any]]:
     """Every table of tables/*.csv under its heading; of the expected ones without a file, why there is none."""
-    left = {p.stem: p for p in sorted((folder / "tables").glob("*.csv"))}
+    left = {p.stem: p for p in sorted((folder / "tables").glob("*.csv")) if p.stem != "failures"}  # the batch's section has that one
     sections = []
     for heading, needs, expected, prefix in SECTIONS:
         names = [*expected, *(n for n in left if prefix and n.startswith(prefix) and n not in _all_expected())]
@@ -273,7 +284,8 @@ def _all_expected() -> set[str]:
 
 def _absent(name: str, caption: str, needs: list[str], plan: dict[str, set[str]] | None, done: set[str]) -> dict[str, Any]:
     """A table without a file: `not run`, or which of its runs are there already."""
-    ids = set().union(*(plan.get(n, set()) for n in needs)) if plan else set()
+    planned = set().union(*(plan.get(n, set()) for n in needs)) if plan else set()
+    ids = {i for i in planned if all(part in i for part in ONLY.get(name, ()))}
     have = len(ids & done)
     why = f"not made yet: {have} of its {len(ids)} runs are done" if have else tables.NOT_RUN
     return _table(name, caption, [], [], [], missing=[why]) | {"why": why}
@@ -315,7 +327,8 @@ def comparison(name: str, caption: str, numbers: pd.DataFrame) -> dict[str, Any]
     labels = labels if published else ["ours"]
     blank = [_entry("", "")] * len(labels)
     body = [
-        {"head": r["head"], "entries": [e for c in columns for e in r["groups"].get(c, blank)], "runs": r["runs"]} for r in rows.values()
+        {"head": r["head"], "entries": [e for c in columns for e in r["groups"].get(c, blank)], "runs": named(r["runs"])}
+        for r in rows.values()
     ]
     heads = [{"label": label, "text": label == "verdict"} for _ in columns for label in labels]
     groups = [(_words(c), len(labels)) for c in columns] if several and published else []
@@ -324,7 +337,19 @@ def comparison(name: str, caption: str, numbers: pd.DataFrame) -> dict[str, Any]
     verdicts = [v for v in numbers["verdict"] if published or v != tables.NOT_PUBLISHED]
     judged = {e["verdict"] for r in body for e in r["entries"]} - {""}
     table = _table(name, caption, groups, heads, body, list(missing), verdicts, daggers)
-    return table | {"empty": bool((numbers["verdict"] == tables.NOT_RUN).all()), "alike": judged.pop() if len(judged) == 1 else ""}
+    fewer = "failed" in numbers and bool((numbers["failed"].notna() & numbers["ours"].notna()).any())
+    return table | {
+        "fewer": fewer,
+        "empty": bool((numbers["verdict"] == tables.NOT_RUN).all()),
+        "alike": judged.pop() if len(judged) == 1 else "",
+    }
+
+
+def named(ids: list[str]) -> list[tuple[str, str]]:
+    """Ids of runs, each with what its link says: the seed, and the category before it where there are several."""
+    parts = {i: i.split("-") for i in ids}  # experiment, data set, category, variant, seed
+    several = len({p[2] for p in parts.values() if len(p) > 2}) > 1
+    return [(i, f"{p[2]} {p[-1]}" if several and len(p) > 2 else p[-1]) for i, p in parts.items()]
 
 
 def _compared(record: dict[str, Any], published: bool, several: bool) -> tuple[list[dict[str, Any]], list[str]]:
@@ -334,7 +359,8 @@ def _compared(record: dict[str, Any], published: bool, several: bool) -> tuple[l
         ids = [] if pd.isna(record["runs"]) else record["runs"].split()
         ours = tables.Ours(record["ours"], record["std"], int(record["n"]), float("nan"), tuple(ids))
     kind = VERDICT_KINDS.get(judged, "different")
-    own = _entry(tables.ours_text(ours) if ours else judged, record["ours"], "" if ours else kind)
+    fewer = "" if pd.isna(record.get("failed", np.nan)) else tables.FEWER[0]
+    own = _entry(tables.ours_text(ours) + fewer if ours else judged, record["ours"], "" if ours else kind)
     if not published:
         return [own], ids
     paper = _entry(tables.paper_text(record["paper"], record["evidence"]), record["paper"], "" if not pd.isna(record["paper"]) else "plain")
@@ -364,7 +390,8 @@ def _table(name, caption, groups, heads, rows, missing=(), verdicts=(), daggers=
 
     missing: rows without our value; why: what to say instead of the table; alike: the one verdict that all its groups have
     """
-    about = {"id": f"table-{_slug(name)}", "caption": caption, "first": "row", "why": "", "empty": False, "alike": "", "daggers": daggers}
+    about = {"id": f"table-{_slug(name)}", "caption": caption, "first": "row", "why": "", "empty": False, "alike": ""}
+    about |= {"daggers": daggers, "fewer": False}
     return about | {
         "groups": groups,
         "heads": heads,

@@ -28,20 +28,25 @@ def resolve(path: str | Path) -> Path:
 
 
 def output_folder(name: str, path: str | Path) -> Path:
-    """The folder that a parameter `name` wants written to: a relative path stays in the project, an absolute one is the user's choice.
+    """The folder that a parameter `name` wants written to: a relative path stays below results/, an absolute one is the user's choice.
 
     Symbolic links are not followed: a `results` that points to a larger disk is the user's choice too.
-    raises: InputError if a relative path leaves the project, an absolute one hides its place behind "..", or it is no folder's name
+    raises: InputError if a relative path leaves results/ or enters the reference in it, which only rdlib.reference renews, an
+        absolute one hides its place behind "..", or it is no folder's name
     """
     text = str(path)
     if not text or any(ord(c) < 32 for c in text):
         raise InputError(f"{name}={text!r}: must be the name of a folder, for example 'results/scratch'")
-    folder = resolve(text)
+    folder, results = resolve(text), project_root() / "results"
     given = Path(text).expanduser()
     if given.is_absolute() and ".." in given.parts:
         raise InputError(f"{name}={text!r}: an absolute path must not hold '..'; write the folder that is meant")
-    if not given.is_absolute() and not Path(os.path.normpath(folder)).is_relative_to(project_root()):
-        raise InputError(f"{name}={text!r}: leaves the project; give a path inside it, or an absolute one")
+    if not given.is_absolute():
+        place = Path(os.path.normpath(folder))
+        if results not in place.parents:
+            raise InputError(f"{name}={text!r}: must lie below results/, for example 'results/scratch'; or give an absolute path")
+        if place.is_relative_to(results / "reference"):
+            raise InputError(f"{name}={text!r}: is the reference that comes with the project; give another folder below results/")
     if folder.is_file():
         raise InputError(f"{name}={text!r}: is a file; give a folder")
     return folder

@@ -61,9 +61,18 @@ def read(path: str | Path) -> Image.Image:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     try:
-        return ImageOps.exif_transpose(data.read_image(Path(path)))
+        with data.open_image(Path(path)) as image:
+            return upright(image)
     except Exception as error:  # a broken file can make Pillow's decoders raise nearly anything
         raise InputError(f"{path}: cannot be decoded ({error}); replace the file") from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """RGB photograph, turned as its EXIF orientation says; what is that already stays as it is.
+
+    raises: InputError for floats and 32-bit integers (data.to_rgb)
+    """
+    return data.to_rgb(ImageOps.exif_transpose(image))
 
 
 def check_shape(name: str | Path, photo: tuple[int, int], size: int) -> None:

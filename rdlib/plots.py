@@ -51,6 +51,8 @@ def map_grid(
     images: N of (C, H, W) uint8; masks: N of (H, W) bool or None; maps: name -> (N, H, W)
     note: printed below, such as the photographs' `ATTRIBUTION`
     """
+    if not len(images):
+        return nothing()
     count = len(images)
     fig = Figure(figsize=(2.0 * (2 + len(maps)) + 0.6, 2.0 * count + 0.3), layout="constrained")
     axes = fig.subplots(count, 2 + len(maps), squeeze=False)
@@ -70,6 +72,13 @@ def map_grid(
         ax.set(xticks=[], yticks=[])
     if note:
         fig.supxlabel(note, fontsize=7)
+    return fig
+
+
+def nothing() -> Figure:
+    """What stands for a figure without any run to show: the batch expects its file, and a reader a word."""
+    fig = Figure(figsize=(4, 1))
+    fig.text(0.5, 0.5, "no finished run to show (not run, or failed)", ha="center", va="center")
     return fig
 
 
@@ -104,7 +113,7 @@ def heat_map(photo: PIL.Image.Image, map: NDArray, threshold: float, title: str)
     bar = fig.colorbar(drawn, cax=fig.add_axes((right + 0.1 / (width + 0.9), 0.06, 0.12 / (width + 0.9), 0.66)), extend="max")
     bar.ax.axhline(threshold, color="white", lw=1.5)
     bar.set_ticks([0, threshold, 2 * threshold], labels=["0", f"{threshold:.2f}", f"{2 * threshold:.2f}"], fontsize=8)
-    fig.suptitle(title, fontsize=10)
+    fig.suptitle(title, fontsize=10, parse_math=False)  # a file name may hold $
     return fig
 
 
@@ -120,6 +129,8 @@ def method_bars(rows: Sequence[tuple[str, float | None, float | None, float]]) -
 
     rows: (category, paper or None, ours or None, std or NaN), per cent
     """
+    if all(v is None for _, *values, _ in rows for v in values):
+        return nothing()
     names, paper, ours, std = ([np.nan if v is None else v for v in column] for column in zip(*rows))
     fig = Figure(figsize=(max(4.0, 0.5 * len(rows) + 1.5), 3.0), layout="constrained")
     ax = fig.subplots()
@@ -141,6 +152,8 @@ def histogram_grid(panels: Sequence[tuple[str, NDArray, NDArray]]) -> Figure:
 
     panels: (title, labels (N,), scores (N,))
     """
+    if not panels:
+        return nothing()
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     fig = Figure(figsize=(3.2 * columns, 2.3 * lines), layout="constrained")
@@ -158,6 +171,8 @@ def histogram_grid(panels: Sequence[tuple[str, NDArray, NDArray]]) -> Figure:
 
 def curves(lines: dict[str, tuple[NDArray, NDArray]], xlabel: str, ylabel: str, xlim: tuple[float, float] | None = None) -> Figure:
     """Named lines in one plot. lines: name -> (x, y)"""
+    if not lines:
+        return nothing()
     fig = Figure(figsize=(5, 3.2), layout="constrained")
     ax = fig.subplots()
     for (name, (x, y)), style in zip(lines.items(), ["-", "--", "-.", ":"] * len(lines)):
@@ -175,6 +190,8 @@ def effect_chart(effects: Sequence[tuple[str, str, float, float, float]]) -> Fig
 
     effects: (factor, metric, mean, smallest, largest), points
     """
+    if not effects:
+        return nothing()
     metrics = list(dict.fromkeys(e[1] for e in effects))
     factors = sorted(dict.fromkeys(e[0] for e in effects), key=lambda f: max(abs(e[2]) for e in effects if e[0] == f))
     fig = Figure(figsize=(3.0 + 2.6 * len(metrics), 0.32 * len(factors) + 1.1), layout="constrained")

@@ -1,9 +1,13 @@
-"""How far a batch is: `python -m rdlib.progress PROFILE [DATA]` prints one line; the Snakefile does after each run."""
+"""How far a batch is: `python -m rdlib.progress PROFILE [DATA]` prints one line; the Snakefile whenever a run has ended.
+
+It looks at files that runs, perhaps on other machines, write and remove meanwhile: what cannot be read is not there.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +21,10 @@ STARTED = ".batch.started"  # touched when a batch begins
 
 @dataclass(frozen=True)
 class Progress:
-    """Numbers of runs; left: neither done nor failed, those that run now among them; seconds_left: None if nothing can be said"""
+    """Numbers of runs; left: neither done nor failed, those that run now among them; seconds_left: None if nothing can be said
+
+    No time is told while nothing runs: the batch is stopped, or between two runs.
+    """
 
     planned: int
     done: int
@@ -27,7 +34,7 @@ class Progress:
     seconds_left: float | None
 
     def __str__(self) -> str:
-        about = "" if self.seconds_left is None or not self.left else f" (about {_in_words(self.seconds_left)})"
+        about = "" if self.seconds_left is None or not self.running else f" (about {_in_words(self.seconds_left)})"
         return f"{self.done} of {self.planned} runs done, {self.running} running, {self.left} left{about}, {self.failed} failed"
 
 
@@ -41,10 +48,27 @@ def progress(folder: Path, planned: set[str]) -> Progress:
     return Progress(len(planned), len(done), failed, running, len(left), _seconds_left(folder, done, len(left)))
 
 
+def tell(folder: Path, planned: set[str], every_s: float = 5) -> threading.Thread:
+    """Print the state now and whenever a run has ended, for as long as this process lives; looks every `every_s` seconds."""
+
+    def watch() -> None:
+        told = None
+        while True:
+            now = progress(folder, planned)
+            if (now.done, now.failed) != told:
+                print(now, file=sys.stderr, flush=True)
+                told = (now.done, now.failed)
+            time.sleep(every_s)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
 def _status(path: Path) -> str | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -57,15 +81,24 @@ def _held(lock: Path) -> bool:
             return False
     except Timeout:
         return True
+    except (OSError, NotImplementedError):  # vanished, or locks are unsupported there
+        return False
 
 
 def _seconds_left(folder: Path, done: list[str], left: int) -> float | None:
-    started = folder / STARTED
-    if not started.is_file():
+    """What this batch took for each run until its newest result, times what is left."""
+    begun = _written(folder / STARTED)
+    if begun is None:
         return None
-    begun = started.stat().st_mtime
-    new = sum((folder / "runs" / run_id / "result.json").stat().st_mtime > begun for run_id in done)
-    return left * (time.time() - begun) / new if new else None
+    ended = [t for run_id in done if (t := _written(folder / "runs" / run_id / "result.json")) is not None and t > begun]
+    return left * (max(ended) - begun) / len(ended) if ended else None
+
+
+def _written(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
 
 
 def _in_words(seconds: float) -> str:

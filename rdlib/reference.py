@@ -1,7 +1,8 @@
 """Renew the committed reference of a profile from a finished batch: `python -m rdlib.reference PROFILE` (`make reference`).
 
 Copies run files, tables and figures to results/reference/<profile> and puts the headline tables into README.md. Of the kept
-maps only the images that figures show are copied, and none of MVTec AD: its photographs may not be redistributed as data.
+maps only the images that figures show and the normal ones with the highest scores are copied, and none of MVTec AD: its
+photographs may not be redistributed as data.
 """
 
 from __future__ import annotations
@@ -43,12 +44,16 @@ def renew(profile: str) -> None:
     readme.write_text(with_tables(readme.read_text(encoding="utf-8"), root / "results" / "reference"), encoding="utf-8")
 
 
+NORMAL = 2  # images of each run: without any, the explorer would have no false alarm on a good image to show
+
+
 def _copy_shown_maps(runs: list[dict], source: Path, target: Path) -> None:
     setting = tables.main_setting(runs)
     main = tables.choose(runs, seed=0, **setting)
     shown = figures.all_chosen(main)
     for run in main + tables.choose(runs, method="conventional", seed=0, **setting):
-        paths = {p for c, p in shown if c == run["config"]["category"]}
+        normal = sorted((i for i in run["images"] if not i["label"]), key=lambda i: -i["score"])[:NORMAL]
+        paths = {p for c, p in shown if c == run["config"]["category"]} | {i["path"] for i in normal}
         results.thin_maps(source / run["run_id"], target / run["run_id"], paths)
 
 

@@ -19,24 +19,33 @@ class Report:
 
     results_dir: folder that holds runs/
     out_dir: tables/ and figures/ are written here; "" writes nothing
-    raises: InputError if there are no runs
+    raises: InputError if there are no runs, or if runs of one data set or teacher were made from different files
     """
 
     def __init__(self, results_dir: str, out_dir: str = "") -> None:
         self.folder = resolve(results_dir)
         self.out = output_folder("out_dir", out_dir) if out_dir else None
         self.runs, self.failures = results.read_runs(self.folder), results.read_failures(self.folder)
-        if self.failures:
-            self._show(tables.failures_table(self.failures), f"{len(self.failures)} run(s) did not finish; tables say so")
+        results.refuse_mixed(self.runs)
+        self.all_runs = [*self.runs, *self.failures]  # what tables are made from: a failed run has its row
+        self._tell_failures()
         if not self.runs:
             raise InputError(f"{results_dir}: no run files (runs/*/result.json); run `make reproduce` first or give another results_dir")
+
+    def _tell_failures(self) -> None:
+        """Show the runs that did not finish with their reasons, and keep that table beside the others."""
+        if self.failures:
+            told = tables.failures_table(self.failures)
+            self.frame("failures", told, told.set_index("run"), f"{len(self.failures)} run(s) did not finish; tables say so")
+        elif self.out:
+            for old in (self.out / "tables").glob("failures.*"):  # of an earlier batch
+                old.unlink(missing_ok=True)
 
     def table(self, name: str, cells: Sequence[tables.Cell], caption: str) -> None:
         """Show a comparison and write it as CSV, Markdown, LaTeX and HTML."""
         if not cells:
             display(Markdown(f"**{caption}**: not run"))
             return
-        cells = tables.with_failures(cells, self.failures)
         if self.out:
             tables.write_table(self.out / "tables", name, cells, caption)
         self._show(tables.display_table(cells), caption)
@@ -59,5 +68,5 @@ class Report:
 
     @staticmethod
     def _show(shown: pd.DataFrame, caption: str) -> None:
-        note = f"\n\n{tables.FOOTNOTE}" if shown.map(lambda t: "†" in str(t)).any().any() else ""
-        display(Markdown(f"**{tables.escape(caption)}**\n\n{tables.escaped(shown).to_markdown(disable_numparse=True)}{note}"))
+        note = tables.footnotes(shown)
+        display(Markdown(f"**{tables.escape(caption)}**\n\n{tables.escaped(shown).to_markdown(disable_numparse=True)}\n\n{note}".strip()))

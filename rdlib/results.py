@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # not at run time: reading results must not load torch
     from rdlib.score import Scores
 
 FORMAT = 1
+NUMERICS = 2  # raise it when the same configuration trains or scores to other bits; 2: since 0.2.0 (memory layout, fused Adam)
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "scikit-image", "pandas", "pillow", "efficientnet-lite-pytorch")
 
 
@@ -85,6 +86,19 @@ def finished(out_dir: Path, cfg: Config, *, teacher_sha256: str, data_manifest: 
     return result
 
 
+def made_otherwise(result: dict[str, Any], hardware: dict[str, Any]) -> str:
+    """A sentence on how this run would not give a finished result's bits any more; "" if it would.
+
+    hardware: of this process, from `fit.describe_hardware`
+    """
+    there = result["provenance"]
+    before = 2 if "shared" in there else 1  # of results from before this was written down
+    now = {"numerics": NUMERICS, "threads": hardware["threads"], "device": hardware["device"].split(":")[0]}
+    was = {"numerics": there.get("numerics", before), "threads": there["threads"], "device": there["device"].split(":")[0]}
+    other = [f"{name} {was[name]} (now {now[name]})" for name in was if was[name] != now[name]]
+    return f"This result was made with {', '.join(other)}: training again (overwrite) may differ in rounding." if other else ""
+
+
 def write_failure(path: Path, cfg: Config, *, status: str, reason: str, attempts: int) -> None:
     """A run that did not finish, as a row that tables can show.
 
@@ -126,7 +140,7 @@ def write_run(
         "config": cfg.to_dict(),
         "losses": losses,
         "metrics": found.metrics,
-        "undefined": why_undefined(found.metrics, scores),
+        "undefined": why_undefined(found.metrics, scores, found.without_pro),
         "by_scales": found.by_scales,
         "by_image_score": found.by_image_score,
         "history": history,
@@ -288,6 +302,7 @@ def provenance(
         "teacher_sha256": teacher_sha256,
         "data_manifest": data_manifest,
         "shared": shared,
+        "numerics": NUMERICS,
         "resumed_from": resumed_from,
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -350,6 +365,25 @@ def read_failures(folder: Path) -> list[dict[str, Any]]:
 
 def _read_all(folder: Path) -> list[dict[str, Any]]:
     return [read_run(path) for path in sorted((folder / "runs").glob("*/result.json"))]
+
+
+def refuse_mixed(runs: list[dict[str, Any]]) -> None:
+    """Runs that tables put side by side must be of the same data and the same teacher.
+
+    raises: InputError naming two runs of different data or weights under the same names
+    """
+    for name, what, same in (
+        ("data_manifest", "data", ("dataset", "category", "normal_class")),
+        ("teacher_sha256", "teacher weights", ("teacher",)),
+    ):
+        first: dict[tuple, dict[str, Any]] = {}
+        for run in runs:
+            other = first.setdefault(tuple(run["config"].get(k) for k in same), run)
+            if other["provenance"][name] != run["provenance"][name]:
+                raise InputError(
+                    f"{other['run_id']} and {run['run_id']} were made from different {what} ({name} {other['provenance'][name][:12]} and "
+                    f"{run['provenance'][name][:12]}): remove the folders of the older runs and run them again, so that no table mixes them"
+                )
 
 
 def metrics_table(result: dict[str, Any]) -> pd.DataFrame:

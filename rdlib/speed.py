@@ -44,6 +44,21 @@ def training_table(bench: Bench) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def drift_table(bench: Bench) -> pd.DataFrame:
+    """How far losses are from the plain loop's after some steps, in parts of the loss; one row per teacher and loop."""
+    return pd.DataFrame(
+        {
+            "training": f"{row['teacher']}, {row['image_size']} px, batch {row['batch_size']}",
+            "loop": name,
+            **{f"step {step}": f"{value:.1e}" for step, value in zip(row["drift"]["steps"], apart)},
+        }
+        for row in bench["training"]
+        if row.get("drift")
+        for name, apart in row["drift"].items()
+        if name != "steps"
+    )
+
+
 def scoring_table(bench: Bench) -> pd.DataFrame:
     """One row per teacher and way: seconds for a category from the files to the metrics."""
     return pd.DataFrame(

@@ -1,6 +1,7 @@
 """The paper's tables beside ours: published, ours as mean +- std (n), difference and verdict, from run files only.
 
-All values are per cent. A table is a list of `Cell`s; `frame` makes the numbers (CSV), `display_table` what a person reads.
+`runs` are finished and failed ones: a failed run has its row, and no average leaves it out. All values are per cent. A
+table is a list of `Cell`s; `frame` makes the numbers (CSV), `display_table` what a person reads.
 The rule of the verdict (`verdict`) is stated in every table notebook.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,7 @@ PAPER_DATASETS = {"mvtec": "MVTec AD", "mnist": "MNIST", "fashion_mnist": "F-MNI
 CONFIDENCE = 0.95
 ROUNDING = 0.05  # the paper prints one decimal
 FOOTNOTE = "† recalled, not seen in print (evidence `unverified` in rdlib/paper/published.csv)"
+FEWER = "‡ over fewer seeds than planned: a run of this value failed (table `failures` says why)"
 
 Run = dict[str, Any]
 Get = Callable[[Run], float | None]
@@ -56,7 +58,7 @@ class Ours:
 class Cell:
     """One comparison. paper: per cent or None; evidence: of the paper's value; same: same data set, teacher, resolution
 
-    missing: what stands there without our value: "not run", or "failed" or "diverged" (see `with_failures`)
+    failures: runs that did not finish and are why the value is missing, or is one over fewer seeds (see `failures_behind`)
     """
 
     row: str
@@ -65,7 +67,12 @@ class Cell:
     paper: float | None = None
     evidence: str = ""
     same: bool = False
-    missing: str = NOT_RUN
+    failures: tuple[Run, ...] = ()
+
+    @property
+    def missing(self) -> str:
+        """What stands there without our value: "not run", or "failed" or "diverged"."""
+        return self.failures[0]["status"] if self.failures else NOT_RUN
 
 
 def metric(name: str) -> Get:
@@ -74,12 +81,12 @@ def metric(name: str) -> Get:
 
 
 def summarise(runs: Iterable[Run], get: Get, bootstrap: bool = False) -> Ours | None:
-    """Mean and spread over seeds; None without runs or where the value is undefined in all of them.
+    """Mean and spread over seeds; None without finished runs or where the value is undefined in all of them.
 
-    get: run -> fraction in [0, 1] or None
+    get: finished run -> fraction in [0, 1] or None
     bootstrap: add the uncertainty of the test images (image AUROC of the run's own scores only)
     """
-    pairs = [(r, v) for r in runs if (v := get(r)) is not None]
+    pairs = [(r, v) for r in finished(runs) if (v := get(r)) is not None]
     if not pairs:
         return None
     values = 100 * np.array([v for _, v in pairs])
@@ -88,6 +95,21 @@ def summarise(runs: Iterable[Run], get: Get, bootstrap: bool = False) -> Ours | 
     variances += [bootstrap_std(pairs[0][0]) ** 2] if bootstrap else []
     half = float(norm.ppf(0.5 + CONFIDENCE / 2) * np.sqrt(sum(variances))) if variances else float("nan")
     return Ours(float(values.mean()), std, len(values), half, tuple(r["run_id"] for r, _ in pairs))
+
+
+def finished(runs: Iterable[Run]) -> list[Run]:
+    """Those that have numbers. Tables are given the failed ones too: what was meant to be run decides rows and averages."""
+    return [r for r in runs if r["status"] == "finished"]
+
+
+def failures_behind(runs: Sequence[Run], ours: Ours | None) -> tuple[Run, ...]:
+    """Of the runs that a cell is made from, those that did not finish and so took something from it.
+
+    A value lacks all of them. A missing value is missing for those categories or classes that have no finished run.
+    """
+    place = lambda r: (r["config"]["category"], r["config"]["normal_class"])  # noqa: E731
+    there = {place(r) for r in finished(runs)} if ours is None else set()
+    return tuple(r for r in runs if r["status"] != "finished" and place(r) not in there)
 
 
 def bootstrap_std(run: Run, repeats: int = 200) -> float:
@@ -199,7 +221,7 @@ def choose(runs: Iterable[Run], **where: Any) -> list[Run]:
 
 
 def dataset_of(runs: Iterable[Run]) -> str:
-    """ "mvtec" if there is any such run, else "demo": what Tables 1-3 and 5-7 are about."""
+    """ "mvtec" if there is any such run, failed or not, else "demo": what Tables 1-3 and 5-7 are about."""
     return "mvtec" if any(r["config"]["dataset"] == "mvtec" for r in runs) else "demo"
 
 
@@ -214,14 +236,20 @@ def main_setting(runs: list[Run]) -> dict[str, Any]:
 
 
 def categories_of(dataset: str, runs: Iterable[Run]) -> list[str]:
-    """MVTec: the paper's order, run or not. Demo: those that were run."""
+    """MVTec: the paper's order, run or not. Demo: those that were run, failed or not."""
     there = {r["config"]["category"] for r in runs if r["config"]["dataset"] == dataset}
     return list(MVTEC_COUNTS) if dataset == "mvtec" else sorted(there)
 
 
-def over_categories(runs: list[Run], get: Get, categories: Sequence[str], bootstrap: bool = False) -> Ours | None:
+def over_categories(runs: list[Run], get: Get, categories: Collection[str], bootstrap: bool = False) -> Ours | None:
     """Average over these categories, so that rows of one table are about the same ones; None unless all were run."""
     return average([summarise([r for r in runs if r["config"]["category"] == c], get, bootstrap) for c in categories])
+
+
+def _cell_over_categories(row: str, column: str, runs: list[Run], get: Get, categories: Collection[str], **paper: Any) -> Cell:
+    ours = over_categories(runs, get, categories)
+    behind = [r for r in runs if r["config"]["category"] in categories]
+    return Cell(row, column, ours, failures=failures_behind(behind, ours), **paper)
 
 
 # --- The tables ---------------------------------------------------------------------------------------------------
@@ -235,22 +263,22 @@ def category_table(runs: list[Run], paper_metric: str, *, dataset: str, resoluti
     teacher, epochs = (main_setting(runs)[k] for k in ("teacher", "epochs"))
     chosen = choose(runs, dataset=dataset, image_size=resolution, teacher=teacher, epochs=epochs)
     name = PAPER_METRICS[paper_metric]
-    ours = {
-        c: summarise([r for r in chosen if r["config"]["category"] == c], metric(name), bootstrap=name == "image_auroc")
-        for c in categories_of(dataset, chosen)
-    }
+    behind = {c: [r for r in chosen if r["config"]["category"] == c] for c in categories_of(dataset, chosen)}
+    ours = {c: summarise(found, metric(name), bootstrap=name == "image_auroc") for c, found in behind.items()}
     groups = {
         "avg_textures": [c for c in ours if c in TEXTURES] if dataset == "mvtec" else [],
         "avg_objects": [c for c in ours if c not in TEXTURES] if dataset == "mvtec" else [],
         "avg_total": list(ours),
     }
+    behind |= {g: [r for c in members for r in behind[c]] for g, members in groups.items() if members}
     ours |= {g: average([ours[c] for c in members]) for g, members in groups.items() if members}
     table = "Table 1" if paper_metric == "image_AUROC" else "Table 2"
     cells = []
     for row, value in ours.items():
         where = {"table": table, "metric": paper_metric, "resolution": resolution, "method": "Ours (RD4AD)", "category": row}
         paper, evidence = paper_value(**where) if dataset == "mvtec" else (None, "")
-        cells.append(Cell(row, f"{paper_metric} {resolution} px", value, paper, evidence, same=teacher == "wide_resnet50_2"))
+        failures = failures_behind(behind[row], value)
+        cells.append(Cell(row, f"{paper_metric} {resolution} px", value, paper, evidence, teacher == "wide_resnet50_2", failures))
     return cells
 
 
@@ -262,13 +290,9 @@ def methods_table(runs: list[Run]) -> list[Cell]:
     setting = main_setting(runs)
     epochs = {"padim": 0, "spade": 0}
     chosen = {m: choose(runs, method=m, seed=0, **setting | {"epochs": epochs.get(m, setting["epochs"])}) for m in METHOD_NAMES}
-    shared = set.intersection(*[{r["config"]["category"] for r in found} for found in chosen.values()])
+    shared = sorted(set.intersection(*[{r["config"]["category"] for r in found} for found in chosen.values()]))
     return [
-        Cell(
-            METHOD_NAMES[m],
-            name,
-            over_categories(found, metric(name), shared),
-        )
+        _cell_over_categories(METHOD_NAMES[m], name, found, metric(name), shared)
         for m, found in chosen.items()
         for name in ("image_auroc", "pixel_auroc", "au_pro_per_image", "au_pro")
     ]
@@ -321,7 +345,7 @@ def _average_cell(
     """A cell averaged over categories; the same setting only if all fifteen MVTec categories at 256 px are there."""
     paper, evidence = paper_value(table=table, metric=column, method=method)
     complete = set(categories) == set(MVTEC_COUNTS) and all(r["config"]["image_size"] == 256 for r in found)
-    return Cell(row, column, over_categories(found, get, categories), paper, evidence, same=same_teacher and complete)
+    return _cell_over_categories(row, column, found, get, categories, paper=paper, evidence=evidence, same=same_teacher and complete)
 
 
 def novelty_table(runs: list[Run]) -> list[Cell]:
@@ -332,7 +356,8 @@ def novelty_table(runs: list[Run]) -> list[Cell]:
         per_class = [summarise([r for r in found if r["config"]["normal_class"] == k], metric("image_auroc"), True) for k in range(10)]
         paper, evidence = paper_value(table="Table 4", dataset=PAPER_DATASETS.get(dataset, ""), method="Ours (RD4AD)")
         same = all(r["config"]["teacher"] == "resnet18" and r["config"]["image_size"] == 32 for r in found)
-        cells.append(Cell(dataset, "image_AUROC", average(per_class), paper, evidence, same))
+        ours = average(per_class)
+        cells.append(Cell(dataset, "image_AUROC", ours, paper, evidence, same, failures_behind(found, ours)))
     return sorted(cells, key=lambda c: list((*PAPER_DATASETS, "digits")).index(c.row))
 
 
@@ -346,16 +371,24 @@ def novelty_runs(runs: list[Run], dataset: str) -> list[Run]:
 
 def novelty_classes(runs: list[Run]) -> list[Cell]:
     """Each class of each novelty data set that was run (not published per class)."""
-    return [
-        Cell(
-            str(k),
-            dataset,
-            summarise([r for r in novelty_runs(runs, dataset) if r["config"]["normal_class"] == k], metric("image_auroc"), True),
-        )
-        for dataset in (*NOVELTY_DATASETS,)
-        if novelty_runs(runs, dataset)
-        for k in range(10)
-    ]
+    cells = []
+    for dataset in NOVELTY_DATASETS:
+        found = novelty_runs(runs, dataset)
+        for k in range(10) if found else ():
+            behind = [r for r in found if r["config"]["normal_class"] == k]
+            ours = summarise(behind, metric("image_auroc"), True)
+            cells.append(Cell(str(k), dataset, ours, failures=failures_behind(behind, ours)))
+    return cells
+
+
+def cost_table(measured: dict[str, Run], broken: dict[str, str], keys: dict[str, str]) -> pd.DataFrame:
+    """Table 3: a row per method, `keys` (name in `complexity` -> heading) as columns; a method whose cost run failed says so.
+
+    measured: method -> its cost run; broken: method -> "failed" or "diverged"
+    """
+    rows = {METHOD_NAMES[m]: {text: r["complexity"][k] for k, text in keys.items()} for m, r in measured.items()}
+    rows |= {METHOD_NAMES[m]: dict.fromkeys(keys.values(), status) for m, status in broken.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", dtype=object).infer_objects()
 
 
 # --- What moves the number --------------------------------------------------------------------------------------------
@@ -371,8 +404,8 @@ def factor_effects(
     returns: factor ("loss = pixel"), metric, category, seed, effect (points), run, base
     """
     rows = []
-    for base in bases:
-        for run in runs:
+    for base in finished(bases):
+        for run in finished(runs):
             changed = [k for k, v in run["config"].items() if v != base["config"][k]]
             if len(changed) != 1 or changed[0] in ("dataset", "category", "normal_class", "seed", "experiment", "label", *leave):
                 continue
@@ -394,18 +427,17 @@ def free_effects(bases: list[Run]) -> pd.DataFrame:
     best on the test set instead of the last (optimistic by construction: it chooses with the test labels).
     """
     rows = []
-    for base in bases:
+    for base in finished(bases):
         own = base["metrics"]
         for rule, values in base["by_image_score"].items():
             if rule != base["config"]["image_score"] and None not in (values["image_auroc"], own["image_auroc"]):
-                rows.append(_effect(f"image score = {rule}", "image_auroc", base, _points(values, own, "image_auroc")))
+                rows.append(_effect(f"image score = {rule}", "image_auroc", base, 100 * (values["image_auroc"] - own["image_auroc"])))
         if None not in (own.get("au_pro"), own.get("au_pro_per_image")):
             rows.append(_effect("PRO = MVTec's, pooled", "au_pro_per_image", base, 100 * (own["au_pro"] - own["au_pro_per_image"])))
-        for name in ("image_auroc", "pixel_auroc", "au_pro_per_image") if base["history"] else ():
-            if own.get(name) is None:
-                continue
-            best = max((h["metrics"] for h in base["history"]), key=lambda m: m[name] or 0)
-            rows.append(_effect("best epoch on test, not last", name, base, max(0.0, _points(best, own, name))))
+        for name in ("image_auroc", "pixel_auroc", "au_pro_per_image"):
+            looks = [v for h in base["history"] if (v := h["metrics"].get(name)) is not None]
+            if looks and own.get(name) is not None:
+                rows.append(_effect("best epoch on test, not last", name, base, max(0.0, 100 * (max(looks) - own[name]))))
     return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
 
 
@@ -422,19 +454,15 @@ def _effect(factor: str, name: str, base: Run, effect: float, run_id: str = "") 
     )
 
 
-def _points(a: dict[str, float], b: dict[str, float], name: str) -> float:
-    return 100 * (a[name] - b[name])
-
-
 def seed_effects(bases: list[Run], names: Sequence[str]) -> pd.DataFrame:
     """Each seed's distance from the mean over the seeds of its category: the noise floor of every other effect."""
     rows = []
-    for base in bases:
-        same = [r for r in bases if r["config"] | {"seed": 0} == base["config"] | {"seed": 0}]
-        for name in names if len(same) > 1 else ():
-            if base["metrics"].get(name) is not None:
-                mean = np.mean([r["metrics"][name] for r in same])
-                rows.append(_effect("another seed", name, base, 100 * (base["metrics"][name] - mean)))
+    for base in finished(bases):
+        same = [r for r in finished(bases) if r["config"] | {"seed": 0} == base["config"] | {"seed": 0}]
+        for name in names:
+            values = [v for r in same if (v := r["metrics"].get(name)) is not None]
+            if len(values) > 1 and base["metrics"].get(name) is not None:
+                rows.append(_effect("another seed", name, base, 100 * (base["metrics"][name] - np.mean(values))))
     return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
 
 
@@ -452,19 +480,14 @@ def by_column(cells: Sequence[Cell]) -> list[Cell]:
     return [replace(c, row=f"{c.row}, {c.column}", column="") for c in cells]
 
 
-def with_failures(cells: Sequence[Cell], failures: Sequence[Run]) -> list[Cell]:
-    """The cells, those without a value marked "failed" or "diverged" where a run of that category did not finish."""
-    status = {f["config"]["category"]: f["status"] for f in failures}
-    return [replace(c, missing=status.get(c.row, c.missing)) for c in cells]
-
-
 def failures_table(failures: Sequence[Run]) -> pd.DataFrame:
     """Runs that did not finish: run, status, attempts, reason."""
     return pd.DataFrame([{"run": f["run_id"], **{k: f[k] for k in ("status", "attempts", "reason")}} for f in failures])
 
 
 def frame(cells: Sequence[Cell]) -> pd.DataFrame:
-    """The cells as numbers: row, column, paper, evidence, ours, std, n, half_width, difference, verdict, runs."""
+    """The cells as numbers: row, column, paper, evidence, ours, std, n, half_width, difference, verdict, runs; failed if any did."""
+    marked = any(c.failures for c in cells)  # a column of its own, only where there is something to tell
     rows = [
         {
             "row": c.row,
@@ -478,6 +501,7 @@ def frame(cells: Sequence[Cell]) -> pd.DataFrame:
             "difference": c.ours.mean - c.paper if c.ours and c.paper is not None else None,
             "verdict": verdict(c),
             "runs": " ".join(c.ours.runs) if c.ours else "",
+            **({"failed": " ".join(f["run_id"] for f in c.failures)} if marked else {}),
         }
         for c in cells
     ]
@@ -500,7 +524,7 @@ def display_table(cells: Sequence[Cell], links: bool = False) -> pd.DataFrame:
         prefix = f"{c.column} " if several else ""
         if published_at_all:
             row[f"{prefix}paper"] = paper_text(c.paper, c.evidence)
-        row[f"{prefix}ours"] = ours_text(c.ours, c.missing)
+        row[f"{prefix}ours"] = ours_text(c.ours, c.missing) + ("‡" if c.ours and c.failures else "")
         if not several:
             row["difference"] = f"{c.ours.mean - c.paper:+.1f}" if c.ours and c.paper is not None else ""
         if published_at_all:
@@ -521,6 +545,12 @@ def ours_text(ours: Ours | None, missing: str = NOT_RUN) -> str:
     return f"{ours.mean:.1f} ({ours.n})" if np.isnan(ours.std) else f"{ours.mean:.1f} ± {ours.std:.1f} ({ours.n})"
 
 
+def footnotes(shown: pd.DataFrame) -> str:
+    """What the marks in a table mean, a paragraph for each; "" without marks."""
+    text = "".join(map(str, shown.to_numpy().flat))
+    return "\n\n".join(note for note in (FOOTNOTE, FEWER) if note[0] in text)
+
+
 def write_table(folder: Path, name: str, cells: Sequence[Cell], caption: str) -> None:
     """Write `name` as CSV (numbers and run ids), Markdown, LaTeX and HTML (as displayed; HTML links the run files)."""
     write_frame(folder, name, frame(cells), display_table(cells), caption, display_table(cells, links=True))
@@ -531,7 +561,7 @@ def write_frame(
 ) -> None:
     """Any table in four formats. numbers: for the CSV; shown: text; linked: for HTML, with links, already escaped."""
     folder.mkdir(parents=True, exist_ok=True)
-    note = f"\n{FOOTNOTE}\n" if shown.map(lambda t: "†" in str(t)).any().any() else ""
+    note = f"\n{notes}\n" if (notes := footnotes(shown)) else ""
     page = (escaped(shown) if linked is None else linked).to_html(escape=False)
     texts = {
         "csv": numbers.to_csv(index=False, float_format="%.4f"),

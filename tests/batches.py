@@ -22,10 +22,10 @@ def project(root):
     return root
 
 
-def start(root, targets=TARGETS, where=("--cores", "2"), environment=os.environ, gpus=""):
+def start(root, targets=TARGETS, where=("--cores", "2"), environment=os.environ, gpus="", checkpoint_s=""):
     """`make reproduce` of these files only; what it prints is appended to log.txt."""
     flags = ["--keep-going", "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime"]
-    flags += ["--config", "profile=demo", "data=", f"gpus={gpus}", "cost_threads=1"]
+    flags += ["--config", "profile=demo", "data=", f"gpus={gpus}", "cost_threads=1", f"checkpoint_s={checkpoint_s}"]
     words = [sys.executable, "-m", "snakemake", *where, *flags, "--", *targets]
     environment = environment | {"PYTHONPATH": str(REPO), "XDG_CACHE_HOME": str(root / "cache"), "OMP_NUM_THREADS": "1"}
     with (root / "log.txt").open("a") as log:
@@ -40,5 +40,8 @@ def kernels(root):
 
 def numbers(root):
     """Of each run what must not depend on how and where it was run."""
-    found = [results.read_run(root / target) for target in TARGETS]
-    return {r["run_id"]: [r["status"], r["metrics"], r["losses"], r["images"]] for r in found}
+    return {r["run_id"]: numbers_of(r) for r in (results.read_run(root / target) for target in TARGETS)}
+
+
+def numbers_of(result):
+    return [result["status"], result["metrics"], result["losses"], result["images"]]

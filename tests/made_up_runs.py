@@ -50,3 +50,12 @@ PROVENANCE = dict.fromkeys(("git_revision", "lock_sha256", "python", "os", "cpu"
     "threads": 1,
     "finished_at": "",
 }
+
+
+def failed(status="failed", reason="no memory", **params):
+    """A run that did not finish; params as of `run`."""
+    cfg = Config.create(**{"dataset": "mvtec", "seed": 0} | ({} if "normal_class" in params else {"category": "carpet"}) | params)
+    result = {"format": results.FORMAT, "run_id": cfg.run_id, "status": status, "reason": reason, "attempts": 1}
+    result |= {"config": cfg.to_dict(), "finished_at": ""}
+    results.validate(result)
+    return result

@@ -1,10 +1,12 @@
 """A SLURM of one node on this machine, from Debian's packages (apt-get install slurm-wlm munge), without systemd or accounting.
 
 `python tests/slurm.py start FOLDER` prints the variable that makes sbatch, squeue and Snakemake use it; `status`, `stop`.
+`python tests/slurm.py jobs FOLDER PROJECT > docs/slurm_demo_jobs.csv` lists what became of the jobs of the batch in PROJECT.
 The node has this machine's cores and, for want of real ones, two GPUs that are made up: SLURM hands them out like real ones.
 """
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import pandas as pd
 import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd")
@@ -135,6 +138,19 @@ def ended_jobs(folder: Path) -> list[dict[str, str]]:
     return [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines]
 
 
+def jobs_table(folder: Path, project: Path) -> pd.DataFrame:
+    """One row per start of a job, in order: what it ran (from Snakemake's log), how it ended, seconds since the first one's start."""
+    logs = "".join(path.read_text() for path in (project / ".snakemake" / "log").glob("*.log"))
+    names = {
+        job: place.split("/")[-1].removeprefix("rule_") for job, place in re.findall(r"jobid (\d+) \(log: \S*/slurm_logs/(\S+)/", logs)
+    }
+    ended = pd.DataFrame([row for row in ended_jobs(folder) if row["WorkDir"] == str(project)])
+    start, end = (pd.to_datetime(ended[name]) for name in ("StartTime", "EndTime"))
+    rows = {"job": ended["JobId"].astype(int), "run or notebook": ended["JobId"].map(names), "state": ended["JobState"]}
+    times = {"start_s": (start - start.min()).dt.total_seconds().astype(int), "seconds": (end - start).dt.total_seconds().astype(int)}
+    return pd.DataFrame(rows | times | {"cpus": ended["ProcCnt"].astype(int)}).sort_values(["start_s", "job"])
+
+
 def _wait_until_node_is(folder: Path, *states: str) -> None:
     for _ in range(120):
         if _output(["sinfo", "-h", "-o", "%T"], folder, check=False).strip() in states:
@@ -180,6 +196,8 @@ if __name__ == "__main__":
         folder = Path(place[0]).resolve() if place else new_folder()
         start(folder)
         print(f"export SLURM_CONF={folder}/slurm.conf PATH={folder}/bin:$PATH")
+    elif command == "jobs":
+        print(jobs_table(*(Path(p).resolve() for p in place)).to_csv(index=False), end="")
     elif command in ("status", "stop"):
         folder = Path(place[0] if place else Path(os.environ["SLURM_CONF"]).parent)
         print(status(folder) if command == "status" else stop(folder) or "stopped")

@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import re
 import shutil
 import signal
 import socket
@@ -99,6 +100,36 @@ def test_from_the_archive_of_one_category(folder, tmp_path):
     with tarfile.open(tmp_path / "bottle.tar", "w") as packed:
         packed.add(folder / "bottle", "bottle")
     assert "1 categories, 1 of MVTec AD's 2" in acquire.acquire(str(tmp_path / "bottle.tar"), tmp_path / "mvtec")
+
+
+@pytest.fixture
+def three(folder, monkeypatch):
+    """The same folder, of a data set of three categories."""
+    for module in ("rdlib.acquire", "rdlib.data"):
+        monkeypatch.setattr(f"{module}.MVTEC_COUNTS", COUNTS | {"zipper": (1, 1)})
+    return folder
+
+
+def test_several_but_not_all_categories_must_be_meant(three, tmp_path):
+    assert f"{three}: 2 of 3 categories; missing: zipper; fetch it again, or give --partial" in refused(str(three), tmp_path / "mvtec")
+    assert left(tmp_path) == ["there"]
+    said = acquire.acquire(str(three), tmp_path / "mvtec", partial=True)
+    assert "2 categories, 2 of MVTec AD's 3; missing: zipper; no manifest" in said
+    assert "missing: zipper; every file agrees" in acquire.acquire("nowhere", tmp_path / "mvtec")
+    assert "missing: zipper" in acquire.acquire(str(three), tmp_path / "again", "", tmp_path / "mvtec" / acquire.MANIFEST)
+
+
+def test_one_category_is_meant(three, tmp_path):
+    shutil.rmtree(three / "cable")
+    assert "1 categories, 1 of MVTec AD's 3; missing: cable, zipper" in acquire.acquire(str(three), tmp_path / "mvtec")
+
+
+@pytest.mark.parametrize("second, named", [("b", "a and in b"), (".", r"\. and in a")])
+def test_two_data_sets_in_one_source_are_named(tmp_path, official, second, named):
+    mvtec_folder(tmp_path / "both/a/bottle")
+    mvtec_folder(tmp_path / "both" / second / "cable", train=2, good=1, bad=2)
+    assert re.search(f"both: holds categories in {named}; give one of them", refused(str(tmp_path / "both"), tmp_path / "mvtec"))
+    assert left(tmp_path) == ["both"]
 
 
 def test_a_folder_of_the_users_own_has_no_official_counts(tmp_path, official):
@@ -373,8 +404,8 @@ def test_manifests_that_are_none(folder, tmp_path):
 def test_nothing_half_done_stays_behind(folder, tmp_path, monkeypatch, error, source):
     """The third file cannot be written."""
     archive = tar(folder, tmp_path / "a.tar")
-    name = "shutil.copyfile" if source == "folder" else "tarfile.TarFile.makefile"
-    original, written = (shutil.copyfile if source == "folder" else tarfile.TarFile.makefile), []
+    where, name = (shutil, "copyfile") if source == "folder" else (acquire.tarfile.TarFile, "makefile")
+    original, written = getattr(where, name), []
 
     def fail(*args, **kwargs):
         written.append(args)
@@ -382,7 +413,7 @@ def test_nothing_half_done_stays_behind(folder, tmp_path, monkeypatch, error, so
             raise error
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(name, fail)
+    monkeypatch.setattr(where, name, fail)
     with pytest.raises((InputError, KeyboardInterrupt)) as caught:
         acquire.acquire(str(folder if source == "folder" else archive), tmp_path / "data/mvtec")
     assert left(tmp_path / "data") == [] and len(written) == 3
@@ -409,6 +440,31 @@ def test_a_signal_leaves_nothing_behind(folder, tmp_path, number):
     assert left(tmp_path / "data") == []
 
 
+def test_what_a_killed_process_left_is_removed_but_not_what_a_living_one_makes(folder, tmp_path):
+    """One process is killed without a chance to clean up, another is at work on the same target meanwhile."""
+    (tmp_path / "data").mkdir()
+    servers, processes, made = [], [], []
+    for _ in range(2):
+        servers.append(SlowServer())
+        words = [sys.executable, "-m", "rdlib.acquire", f"http://127.0.0.1:{servers[-1].port}/a.tar", str(tmp_path / "data/mvtec")]
+        processes.append(subprocess.Popen([*words, "--sha256", "0" * 64]))
+        deadline = time.monotonic() + 60
+        while len(now := sorted((tmp_path / "data").glob(".mvtec-*/archive"))) <= len(made) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        made += [p.parent.name for p in now if p.parent.name not in made]
+    try:
+        assert len(made) == 2 and left(tmp_path / "data") == sorted(made)  # the second left the living first alone
+        processes[0].kill()
+        processes[0].wait(timeout=60)
+        acquire.acquire(str(folder), tmp_path / "data/mvtec")
+        assert left(tmp_path / "data") == sorted([made[1], "mvtec"])
+    finally:
+        for process, server in zip(processes, servers):
+            process.kill()
+            process.wait(timeout=60)
+            server.close()
+
+
 class SlowServer:
     """Sends a header and then nothing."""
 
@@ -432,11 +488,13 @@ class SlowServer:
 # --- The command --------------------------------------------------------------------------------------------------
 
 
-def test_the_command(folder, tmp_path, capsys):
+def test_the_command(folder, tmp_path, capsys, monkeypatch):
     written = tmp_path / "manifest"
     assert acquire.main([str(folder), str(tmp_path / "mvtec"), "--write-manifest", str(written)]) == 0
     assert written.read_text() == (tmp_path / "mvtec" / acquire.MANIFEST).read_text()
     assert acquire.main([str(folder), str(tmp_path / "again"), "--manifest", str(written)]) == 0
+    monkeypatch.setattr(acquire, "MVTEC_COUNTS", COUNTS | {"zipper": (1, 1)})
+    assert [acquire.main([str(folder), str(tmp_path / "part"), *flag]) for flag in ([], ["--partial"])] == [1, 0]
     assert acquire.main([str(tmp_path / "nowhere"), str(tmp_path / "x")]) == 1
     out, err = capsys.readouterr()
-    assert out.count("2 categories") == 2 and err.startswith(f"{tmp_path / 'nowhere'}: no such file")
+    assert out.count("2 categories") == 3 and f"{folder}: 2 of 3 categories" in err and f"{tmp_path / 'nowhere'}: no such file" in err

@@ -1,11 +1,14 @@
 """The audit counts what is there, and finds by name what was planted."""
 
+import shutil
+
 import numpy as np
 import pytest
 from helpers import config, mask, mvtec_folder, picture, save
 from PIL import Image
 
 from rdlib import audit, demo
+from rdlib.config import MVTEC_COUNTS
 from rdlib.data import DataError
 
 
@@ -81,11 +84,28 @@ def test_counts_beside_the_official_ones(category, train, agrees):
     assert audit.compare_counts(row, "mvtec")["agrees"] == agrees
 
 
+def rows(*names):
+    return [{"category": name, "train": 0, "test good": 0, "test anomalous": 0} for name in names]
+
+
+def test_an_official_category_that_is_not_there_has_a_line_of_its_own():
+    found = audit.count_table(rows("bottle", "nut"), "mvtec")
+    assert [row["category"] for row in found] == ["bottle", "nut", *sorted(set(MVTEC_COUNTS) - {"bottle"})]
+    assert found[-1] == {"category": "zipper", "train": 0, "official train": 240, "test": 0, "official test": 151, "agrees": "NO"}
+
+
+@pytest.mark.parametrize(
+    ("names", "dataset", "chosen"), [(["bottle"], "mvtec", "bottle"), (["nut"], "mvtec", ""), (demo.CATEGORIES, "demo", "")]
+)
+def test_nothing_is_missing_beside_what_was_asked_for_or_the_users_own(names, dataset, chosen):
+    assert [row["category"] for row in audit.count_table(rows(*names), dataset, chosen)] == list(names)
+
+
 # --- Duplicates ---------------------------------------------------------------------------------------------------
 
 
 def test_a_clean_split_has_no_duplicates(tmp_path):
-    assert audit.duplicates(mvtec_folder(tmp_path / "nut")) == []
+    assert audit.audit_category(mvtec_folder(tmp_path / "nut"), config())["duplicates"] == []
 
 
 def test_planted_duplicates_are_found_by_name(tmp_path):
@@ -96,13 +116,8 @@ def test_planted_duplicates_are_found_by_name(tmp_path):
         image.putpixel((0, 0), tuple(255 - v for v in image.getpixel((0, 0))))
         save(image, folder / "test/good/almost.png")
     (folder / "test/hole/001.png").write_bytes((folder / "train/good/000.png").read_bytes())
-    assert audit.duplicates(folder) == [("train/good/000.png", "test/hole/001.png"), ("train/good/002.png", "test/good/copy.bmp")]
-
-
-def test_the_shape_is_part_of_the_content(tmp_path):
-    """Grey pictures of 4 x 2 and 2 x 4 pixels have the same bytes."""
-    paths = [save(Image.new("RGB", size), tmp_path / f"{size[0]}.png") for size in ((4, 2), (2, 4))]
-    assert audit.pixel_hash(paths[0]) != audit.pixel_hash(paths[1])
+    found = audit.audit_category(folder, config())["duplicates"]
+    assert found == [("train/good/000.png", "test/hole/001.png"), ("train/good/002.png", "test/good/copy.bmp")]
 
 
 # --- Folders and examples -----------------------------------------------------------------------------------------
@@ -116,6 +131,16 @@ def test_category_folders(tmp_path):
     assert names("nut, bolt") == ["nut", "bolt"]
     with pytest.raises(DataError, match="no category screw; there are: bolt, nut"):
         names("nut,screw")
+
+
+@pytest.mark.parametrize("part", ["train", "test", "ground_truth"])
+def test_a_category_without_one_of_its_parts_is_not_passed_over(tmp_path, part):
+    shutil.rmtree(mvtec_folder(tmp_path / "nut") / part)
+    mvtec_folder(tmp_path / "bolt")
+    folders = audit.category_folders("mvtec", tmp_path)
+    assert [p.name for p in folders] == ["bolt", "nut"]
+    with pytest.raises(DataError, match=f"{tmp_path / 'nut'}: [12] problem"):
+        audit.audit_categories(folders, {folder.name: config(category=folder.name) for folder in folders})
 
 
 def test_category_folders_needs_a_folder(tmp_path):

@@ -3,7 +3,6 @@
 Renew the page with `RENEW=1 pytest tests/test_bad_inputs.py`.
 """
 
-import gzip
 import io
 import json
 import os
@@ -22,8 +21,8 @@ import torch
 from helpers import REPO, TinyTeacher, config, mask, mvtec_folder, picture, save
 from made_up_runs import run
 
-from rdlib import acquire, audit, baselines, data, experiments, fit, model, reference, results
-from rdlib.config import Config, from_notebook
+from rdlib import acquire, audit, baselines, data, experiments, fit, model, own, reference, results
+from rdlib.config import MVTEC_COUNTS, Config, from_notebook
 from rdlib.errors import InputError
 from rdlib.report import Report
 
@@ -170,6 +169,7 @@ folder_case(
 )
 folder_case("text among the images", "extra", lambda f: (f / "train/good/notes.txt").touch(), "notes.txt: unexpected file (images are .png")
 folder_case("image beside the defects' folders", "extra", lambda f: save(picture(), f / "test/000.png"), "test/000.png: unexpected file")
+folder_case("image at the top of a category", "extra", lambda f: save(picture(), f / "000.png"), "made_up/000.png: unexpected file")
 folder_case("anomalous images to train on", "extra", lambda f: (f / "train/bad").mkdir(), "train/bad: unexpected folder in train")
 folder_case("unexpected folder in a category", "extra", lambda f: (f / "test (copy)").mkdir(), "test (copy): unexpected folder")
 folder_case(
@@ -184,6 +184,12 @@ folder_case(
 # --- Data sets for novelty detection ------------------------------------------------------------------------------
 
 
+def mnist_names(tmp, suffix=""):
+    """All four files, empty."""
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp / f"{name}-ubyte{suffix}").touch()
+
+
 def novelty(name, folder):
     return data.load(Config.create(dataset=name, normal_class=3), folder)
 
@@ -195,10 +201,29 @@ def _(tmp):
     novelty("mnist", tmp)
 
 
-@case("truncated gzip file of MNIST", "corrupt", "train-images-idx3-ubyte.gz: cannot be unpacked", "replace the file")
+@case("truncated gzip file of MNIST", "corrupt", "train-images-idx3-ubyte.gz: md5 is ", "fetch the original again")
 def _(tmp):
-    (tmp / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(1000))[:-9])
+    mnist_names(tmp, ".gz")
+    (tmp / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b\x08 cut short")
     novelty("mnist", tmp)
+
+
+@case("web page saved as a file of MNIST", "corrupt", "train-images-idx3-ubyte: is not the original file of 60000 images")
+def _(tmp):
+    mnist_names(tmp)
+    (tmp / "train-images-idx3-ubyte").write_text("<html>please log in</html>")
+    novelty("mnist", tmp)
+
+
+@case("test labels of MNIST in place of training labels", "wrong value", "train-labels-idx1-ubyte: is not the original file of 3 labels")
+def _(tmp):
+    mnist_names(tmp)
+    for name, shape in (("train-images-idx3", (3, 28, 28)), ("train-labels-idx1", (2,))):
+        header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
+        (tmp / f"{name}-ubyte").write_bytes(header + bytes(int(np.prod(shape))))
+    with pytest.MonkeyPatch.context() as patch:  # small files, the same words
+        patch.setattr(data, "MNIST_COUNTS", (3, 2))
+        novelty("mnist", tmp)
 
 
 @case("archive of CIFAR-10 that would write elsewhere", "hostile", "cifar-10-python.tar.gz: member '../../evil' would leave its folder")
@@ -245,9 +270,24 @@ parameters("run id too long for a file name", "wrong size", {"label": "x" * 300}
 parameters("category that is a path", "hostile", {"category": "../../etc"}, "category='../../etc': only letters, digits, '_' and '.'")
 parameters("code in a parameter", "hostile", {"label": "__import__('os').system('id')"}, "label=", "only letters, digits")
 parameters("markup in a parameter", "hostile", {"experiment": "<script>"}, "experiment='<script>': only letters, digits")
-parameters("results outside the project", "hostile", {"out_dir": "../../x"}, "out_dir='../../x': leaves the project")
+parameters("results outside the project", "hostile", {"out_dir": "../../x"}, "out_dir='../../x': must lie below results/")
+parameters("results among the sources", "hostile", {"out_dir": "rdlib"}, "out_dir='rdlib': must lie below results/")
+parameters(
+    "results over the reference", "hostile", {"out_dir": "results/reference/demo"}, "out_dir='results/reference/demo': is the reference"
+)
+parameters("cache outside the project", "hostile", {"cache_dir": "../x"}, "cache_dir='../x': must lie below results/")
 parameters("absolute path that hides its place", "hostile", {"out_dir": "/data/../etc"}, "out_dir='/data/../etc'", "must not hold '..'")
 parameters("no folder for results", "missing", {"out_dir": ""}, "out_dir='': must be the name of a folder")
+
+
+@case("own images: results outside the project", "hostile", "out_dir='../../x': must lie below results/")
+def _(tmp):
+    own.Settings(out_dir="../../x")
+
+
+@case("own images: sigma that no model file may hold", "wrong value", "sigma=80.0: must not be greater than 64")
+def _(tmp):
+    own.Settings(sigma=80.0)
 
 
 @case("device that is no device", "wrong value", "device='tpu': not available here; there is ", "cpu")
@@ -402,7 +442,7 @@ def _(tmp):
         assert not (tmp / "mark").exists()
 
 
-@case("tables written outside the project", "hostile", "out_dir='../tables': leaves the project")
+@case("tables written outside the project", "hostile", "out_dir='../tables': must lie below results/")
 def _(tmp):
     run_file(tmp, lambda made: None)
     Report(str(tmp), "../tables")
@@ -511,6 +551,22 @@ def _(tmp):
 @case("archive of half a category", "missing", "source: not complete", "bottle: 4 of 209 training and 4 of 83 test images; half-extracted?")
 def _(tmp):
     mvtec_folder(tmp / "source/bottle")
+    acquire.acquire(str(tmp / "source"), tmp / "target")
+
+
+@case("archive of some categories", "missing", "source: 2 of 15 categories; missing: carpet, grid", "give --partial")
+def _(tmp):
+    with pytest.MonkeyPatch.context() as patch:  # small folders, the same words
+        patch.setattr(acquire, "MVTEC_COUNTS", {name: (4, 4) for name in MVTEC_COUNTS})
+        for name in ("bottle", "cable"):
+            mvtec_folder(tmp / "source" / name)
+        acquire.acquire(str(tmp / "source"), tmp / "target")
+
+
+@case("two data sets in one source", "extra", "source: holds categories in a and in b; give one of them")
+def _(tmp):
+    for name in ("a/bottle", "b/cable"):
+        mvtec_folder(tmp / "source" / name)
     acquire.acquire(str(tmp / "source"), tmp / "target")
 
 

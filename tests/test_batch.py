@@ -41,7 +41,7 @@ def plans(tmp_path_factory):
 
 def planned(output):
     """Ids of the runs that Snakemake would do."""
-    return set(re.findall(r"^\s+output: results/\w+/runs/(\S+)/result\.json$", output, re.M))
+    return set(re.findall(r"^\s+output: results/\w+/runs/(\S+)/result\.json(?: \(update\))?$", output, re.M))
 
 
 def jobs(output):

@@ -74,6 +74,12 @@ def test_the_spread_is_the_mean_over_configurations():
     assert compare.seed_spread(runs[-1:]) == 0
 
 
+def test_an_undefined_metric_is_no_zero():
+    undefined = run(metrics={"image_auroc": None}, seed=2)
+    assert compare.seed_spread([run(0.80), run(0.84, seed=1), undefined]) == pytest.approx(8**0.5)
+    assert compare.seed_spread([run(0.9), undefined]) == compare.seed_spread([undefined]) == compare.seed_spread([]) == 0
+
+
 def test_the_command_reads_both_folders(tmp_path):
     for folder, runs in (("ours", REFERENCE[:1]), ("reference", REFERENCE)):
         for made in runs:

@@ -338,9 +338,14 @@ def test_batches_of_one_need_more_than_one_position(method, size, refused):
 # --- Where results go ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["results/x", "results/../results/x", "./x", "."])
-def test_a_relative_folder_in_the_project_is_taken(path):
-    assert from_notebook(BOTTLE | {"out_dir": path})[1].out_dir == path
+@pytest.mark.parametrize("name", ["out_dir", "cache_dir"])
+@pytest.mark.parametrize("path", ["results/x", "results/../results/x", "./results/demo", "results/reference2"])
+def test_a_relative_folder_below_results_is_taken(name, path):
+    assert getattr(from_notebook(BOTTLE | {name: path})[1], name) == path
+
+
+def test_no_cache_is_no_folder():
+    assert from_notebook(BOTTLE | {"cache_dir": ""})[1].cache_dir == ""
 
 
 def test_an_absolute_folder_is_the_users_choice(tmp_path, monkeypatch):
@@ -348,10 +353,21 @@ def test_an_absolute_folder_is_the_users_choice(tmp_path, monkeypatch):
     assert output_folder("out_dir", tmp_path / "x") == output_folder("out_dir", "~/x") == tmp_path / "x"
 
 
-@pytest.mark.parametrize("path", ["..", "../x", "../../x", "results/../../x", "/etc/../x", "~/../x", "", "a\0b", "a\nb"])
-def test_a_folder_that_leaves_the_project_by_a_side_door_is_refused(path):
-    with pytest.raises(InputError, match="^out_dir="):
-        from_notebook(BOTTLE | {"out_dir": path})
+LEAVES = ["..", "../x", "../../x", "results/../../x", "/etc/../x", "~/../x", "a\0b", "a\nb"]
+ELSEWHERE = [".", "x", "results", "results/x/..", "rdlib", "tests", ".git/hooks", "results/../rdlib"]
+REFERENCE = ["results/reference", "results/reference/demo", "results/x/../reference/demo"]
+
+
+@pytest.mark.parametrize("name", ["out_dir", "cache_dir"])
+@pytest.mark.parametrize("path", LEAVES + ELSEWHERE + REFERENCE)
+def test_a_folder_that_leaves_results_by_a_side_door_is_refused(name, path):
+    with pytest.raises(InputError, match=f"^{name}="):
+        from_notebook(BOTTLE | {name: path})
+
+
+def test_results_need_a_folder():
+    with pytest.raises(InputError, match="^out_dir='': must be the name of a folder"):
+        from_notebook(BOTTLE | {"out_dir": ""})
 
 
 def test_a_results_folder_that_is_a_link_is_the_users_choice(tmp_path, monkeypatch):

@@ -6,18 +6,23 @@ import io
 import pickle
 import shutil
 import tarfile
+import tempfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import config, mask, mvtec_folder, picture, save
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision import datasets
 from torchvision.transforms import Resize, ToTensor
 from torchvision.transforms import functional as TF
 
 from rdlib import data
+from rdlib.cache import Store
 from rdlib.config import Config
 from rdlib.data import DataError
 
@@ -61,6 +66,7 @@ def test_a_defect_that_vanishes_in_resizing_leaves_an_anomalous_image(tmp_path):
     found = load(folder)
     assert found.test.labels.tolist() == [0, 0, 1, 1] and found.notes["vanished_regions"] == 1
     assert found.test.masks.any((1, 2)).tolist() == [False, False, False, True]
+    assert data.remarks(found, CFG) == [f"{CFG.category}: 1 defect region(s) are gone at {CFG.image_size} px"]
 
 
 def test_the_content_of_each_image_is_at_its_name(folder):
@@ -91,6 +97,33 @@ def test_masks_are_paired_by_name_not_by_position(tmp_path):
         expected = np.zeros((32, 32), bool)
         expected[top:bottom, left * 32 // 40 : right * 32 // 40] = True
         assert np.array_equal(found, expected), path
+
+
+# Names of which one is part of another, with and without what a mask's name ends in.
+NAMED = ["0", "00", "000", "100", "1000", "0_mask", "00_mask", "mask", "_mask", "a.b", "a"]
+NAMES = st.sets(st.sampled_from(NAMED) | st.text("01_m", min_size=1, max_size=4))
+
+
+@given(images=NAMES.filter(len), masks=NAMES, suffixes=st.tuples(*[st.sampled_from([".png", ".bmp", ".JPG"])] * 2))
+@example({"00", "100"}, {"100"}, (".png", ".png"))
+@example({"00"}, {"100"}, (".png", ".png"))
+@example({"0", "0_mask"}, {"0"}, (".png", ".png"))
+def test_an_image_has_the_mask_of_its_very_name_or_is_refused(images, masks, suffixes):
+    """Whatever the names: each pair there is, and a problem for each image without its mask and each mask without its image."""
+    with tempfile.TemporaryDirectory() as tmp:
+        folder, (of_images, of_masks) = Path(tmp), suffixes
+        test, truth = folder / "test/hole", folder / "ground_truth/hole"
+        for place in (folder / "train/good", test, truth):
+            place.mkdir(parents=True)
+        wanted = {test / f"{name}{of_images}": truth / f"{name}_mask{of_masks}" for name in images}
+        there = {truth / f"{name}_mask{of_masks}" for name in masks}
+        for path in (folder / "train/good/0.png", *wanted, *there):
+            path.touch()
+        _, found, said = data.find_items(folder)
+    assert {item.image: item.mask for item in found} == {image: mask if mask in there else None for image, mask in wanted.items()}
+    missing, extra = (image for image, mask in wanted.items() if mask not in there), there - set(wanted.values())
+    expected = [f"{image}: no mask " for image in missing] + [f"{mask}: mask without an image" for mask in extra]
+    assert len(said) == len(expected) and all(any(line.startswith(words) for line in said) for words in expected)
 
 
 def test_labels_come_from_folders(tmp_path):
@@ -141,6 +174,15 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     assert np.asarray(data.read_image(path))[0, :, 0].tolist() == [0, 0, 127, 255]
 
 
+@pytest.mark.parametrize("kind, words", [(np.float32, "floating-point numbers"), (np.int32, "32-bit integers")])
+def test_pixels_of_which_nothing_says_what_is_white_are_refused(folder, kind, words):
+    """Floats of 0 to 1 would all become 0 or 1 of 255."""
+    path = save(Image.fromarray(np.linspace(0, 1, 1280).reshape(32, 40).astype(kind)), folder / "train/good/003.tif")
+    (folder / "train/good/003.png").unlink()
+    text = problems(folder)
+    assert f"{path}: cannot be decoded (pixels are {words}" in text and "8 or 16 bits" in text and "1 problem" in text
+
+
 @pytest.mark.parametrize("mode, suffix", FORMATS)
 def test_folders_of_every_format_load(tmp_path, mode, suffix):
     folder = mvtec_folder(tmp_path / "made_up", train=0, good=0, bad=0)
@@ -163,8 +205,36 @@ def test_masks_of_every_mode_are_anomalous_above_zero(tmp_path, mode, value):
     assert set(np.unique(found)) == BLACK_OR_WHITE and np.array_equal(found == 255, values > 0)
 
 
+MARKED, BLANK = (0, 0, 4), (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "mode, suffix, marked, blank",
+    [
+        ("F", "tif", 0.9, 0.0),
+        ("F", "tif", 1e-9, -1.0),
+        ("I", "tif", 1, 0),
+        ("RGB", "png", MARKED, BLANK),
+        ("RGBA", "png", (*MARKED, 255), (*BLANK, 255)),
+        ("RGBA", "png", (255, 255, 255, 1), (255, 255, 255, 0)),
+        ("LA", "png", (1, 255), (0, 255)),
+        ("P", "png", 0, 1),
+    ],
+)
+def test_a_mask_is_anomalous_where_any_channel_is_above_zero(tmp_path, mode, suffix, marked, blank):
+    """Conversion to grey would round 0.9 and (0, 0, 4) to 0. Of a palette the colour counts: here number 0 is dark blue, 1 black."""
+    image = Image.new(mode, (8, 6), blank)
+    if mode == "P":
+        image.putpalette([*MARKED, *BLANK])
+    image.paste(marked, (3, 2, 6, 5))
+    expected = np.zeros((6, 8), bool)
+    expected[2:5, 3:6] = True
+    assert np.array_equal(np.asarray(data.read_mask(save(image, tmp_path / f"mask.{suffix}"))) == 255, expected)
+
+
 def test_hidden_files_and_the_licence_beside_the_folders_are_no_problem(folder):
-    (folder / "license.txt").write_text("MVTec AD has these")
+    for name in ("license.txt", "readme.txt"):
+        (folder / name).write_text("MVTec AD has these")
     for place in ("", "train", "train/good", "test", "test/hole", "ground_truth"):
         (folder / place / ".DS_Store").write_text("macOS leaves these")
     assert len(load(folder).train) == 4
@@ -341,6 +411,22 @@ def test_an_empty_mask_is_named(folder):
     assert f"{folder / 'ground_truth/hole/001_mask.png'}: mask is empty" in problems(folder)
 
 
+@pytest.mark.parametrize("name", ["000.png", "notes.txt", "license.png"])
+def test_a_stray_file_at_the_top_of_a_category_is_named(folder, name):
+    (folder / name).write_text("?")
+    assert f"{folder / name}: unexpected file (a category holds train, test, ground_truth)" in problems(folder)
+
+
+def test_what_is_missing_does_not_hide_the_rest(folder):
+    """Every problem at once, also without train/good and test."""
+    shutil.rmtree(folder / "train/good")
+    shutil.rmtree(folder / "test")
+    (folder / "notes.txt").touch()
+    text = problems(folder)
+    assert f"{folder}: no folder train/good, no folder test; expected" in text and f"{folder / 'notes.txt'}: unexpected file" in text
+    assert "2 problem" in text
+
+
 @pytest.mark.parametrize("name", ["train/good/notes.txt", "test/good/Thumbs.db", "test/hole/000.gif", "ground_truth/hole/readme.md"])
 def test_an_unexpected_file_is_named(folder, name):
     (folder / name).write_text("?")
@@ -374,11 +460,11 @@ def test_all_problems_are_reported_at_once(folder):
     assert "4 problem" in text and all(str(folder / name) in text for name in named)
 
 
-def test_a_long_list_is_cut_with_its_true_length(tmp_path):
+def test_a_long_list_is_not_cut(tmp_path):
     folder = mvtec_folder(tmp_path / "made_up", bad=50)
     shutil.rmtree(folder / "ground_truth")
     text = problems(folder)
-    assert "50 problem" in text and "and 10 more" in text
+    assert "50 problem" in text and all(f"{folder}/test/hole/{i:03d}.png: no mask" in text for i in range(50))
 
 
 def test_an_empty_data_root_says_what_to_give():
@@ -423,7 +509,34 @@ def test_test_images_that_are_training_images_are_counted(folder):
         image.putpixel((0, 0), tuple(255 - v for v in image.getpixel((0, 0))))
         save(image, folder / "test/good/almost.png")
     (folder / "test/hole/001.png").unlink()
-    assert load(folder).notes["train_test_duplicates"] == 2
+    found = load(folder)
+    pairs = (("train/good/000.png", "test/good/000.png"), ("train/good/001.png", "test/hole/001.bmp"))
+    assert found.notes["train_test_duplicates"] == 2 and found.duplicates == pairs
+    assert data.remarks(found, CFG) == [f"{test}: has exactly the pixels of {train}" for train, test in pairs]
+
+
+def test_a_test_image_that_is_two_training_images_is_one(folder):
+    for name in ("train/good/001.png", "test/good/001.png"):
+        (folder / name).write_bytes((folder / "train/good/000.png").read_bytes())
+    found = load(folder)
+    assert found.notes["train_test_duplicates"] == 1
+    assert found.duplicates == (("train/good/000.png", "test/good/001.png"), ("train/good/001.png", "test/good/001.png"))
+
+
+@pytest.mark.parametrize("planted", [0, 2])
+def test_duplicates_and_counts_come_from_the_store_as_they_went_in(folder, tmp_path, planted):
+    for i in range(planted):
+        (folder / f"test/good/00{i}.png").write_bytes((folder / f"train/good/00{i}.png").read_bytes())
+    stores = [Store(tmp_path / "store") for _ in range(2)]
+    first, again = (data.load(CFG, folder.parent, store) for store in stores)
+    assert [store.log["images"] for store in stores] == ["computed and kept", "read"]
+    assert first.duplicates == again.duplicates == load(folder).duplicates and len(first.duplicates) == planted
+    assert first.notes == again.notes and np.array_equal(first.test.masks, again.test.masks)
+
+
+def test_the_shape_is_part_of_a_pictures_hash():
+    """Grey pictures of 4 x 2 and 2 x 4 pixels have the same bytes."""
+    assert data.pixel_hash(Image.new("RGB", (4, 2))) != data.pixel_hash(Image.new("RGB", (2, 4)))
 
 
 def test_copies_within_one_split_are_no_leak(folder):
@@ -436,7 +549,11 @@ def test_copies_within_one_split_are_no_leak(folder):
 def test_counts_are_compared_with_the_official_ones(tmp_path, monkeypatch, official, differs):
     monkeypatch.setitem(data.MVTEC_COUNTS, "bottle", official)
     mvtec_folder(tmp_path / "bottle")
-    assert data.load(config(category="bottle"), tmp_path).notes["differs_from_official"] == differs
+    cfg = config(category="bottle")
+    found = data.load(cfg, tmp_path)
+    assert found.notes["differs_from_official"] == differs
+    said = f"bottle: 4 training and 4 test images, MVTec AD has {official[0]} and {official[1]}"
+    assert data.remarks(found, cfg) == [said] * bool(differs)
 
 
 def test_only_mvtec_has_official_counts(tmp_path):
@@ -461,13 +578,29 @@ def mnist_content():
     return rng.integers(0, 256, (30, 28, 28)), train_y, rng.integers(0, 256, (20, 28, 28)), test_y
 
 
+def md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
 def write_mnist(folder, packed=False, content=None):
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in zip(MNIST_FILES, content or mnist_content()):
         if packed:
-            (folder / f"{name}.gz").write_bytes(gzip.compress(idx(values)))
+            (folder / f"{name}.gz").write_bytes(gzip.compress(idx(values), mtime=0))
         else:
             (folder / name).write_bytes(idx(values))
+
+
+@pytest.fixture(autouse=True)
+def official_mnist(monkeypatch):
+    """The made-up files are the originals: their counts and the md5 of each packed one. Gives the true counts."""
+    sums = [md5(gzip.compress(idx(values), mtime=0)) for values in mnist_content()]
+    for name in MNIST_SETS.values():
+        cls = getattr(datasets, name)
+        monkeypatch.setattr(cls, "resources", [(url, s) for (url, _), s in zip(cls.resources, sums, strict=True)])
+    counts = data.MNIST_COUNTS
+    monkeypatch.setattr(data, "MNIST_COUNTS", (30, 20))
+    return counts
 
 
 def novelty(dataset, **params):
@@ -495,7 +628,9 @@ def test_mnist_duplicates_are_counted(tmp_path):
     train_x, train_y, test_x, test_y = mnist_content()
     test_x[7], test_x[8], test_x[9] = train_x[3], train_x[13], train_x[4]
     write_mnist(tmp_path, content=(train_x, train_y, test_x, test_y))
-    assert data.load(novelty("mnist"), tmp_path).notes == {"train_test_duplicates": 2}
+    found = data.load(novelty("mnist"), tmp_path)
+    assert found.notes == {"train_test_duplicates": 2}
+    assert found.duplicates == (("train/00003", "test/00007-class7"), ("train/00013", "test/00008-class8"))
 
 
 def test_mnist_leaves_the_users_folder_as_it_was(tmp_path):
@@ -528,20 +663,60 @@ def test_a_novelty_folder_that_is_empty_or_not_there(tmp_path, dataset):
             data.load(novelty(dataset), place)
 
 
-def test_a_broken_gzip_file_is_named(tmp_path):
+def cut(content):
+    return content[:200]
+
+
+def corrupt(content):
+    """The deflate stream is broken, header and end are whole."""
+    return content[:100] + bytes(b ^ 255 for b in content[100:140]) + content[140:]
+
+
+@pytest.mark.parametrize("spoil", [cut, corrupt, lambda content: b"<html>please log in</html>", lambda content: gzip.compress(b"other")])
+def test_a_gzip_file_that_is_not_the_original_is_named(tmp_path, spoil):
     write_mnist(tmp_path, packed=True)
     path = tmp_path / f"{MNIST_FILES[0]}.gz"
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(DataError, match=f"{path}: cannot be unpacked"):
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(DataError, match=f"^{path}: md5 is {hashlib.md5(path.read_bytes()).hexdigest()}.*fetch the original again"):
         data.load(novelty("mnist"), tmp_path)
 
 
-@pytest.mark.parametrize("keep", [0, 10, 500])
-def test_a_truncated_idx_file_is_a_data_error(tmp_path, keep):
+def test_the_packed_original_counts_where_both_are_there(tmp_path):
+    write_mnist(tmp_path, packed=True)
+    (tmp_path / MNIST_FILES[1]).write_bytes(idx(np.zeros(30)))
+    assert len(data.load(novelty("mnist"), tmp_path).train) == 3
+
+
+@pytest.mark.parametrize("name", MNIST_FILES)
+@pytest.mark.parametrize("content", [b"", b"\0\0\x08\x03", b"<html>please log in</html>" * 9, bytes(500), b"\0\0\x0f\x01" + bytes(500)])
+def test_what_is_no_idx_file_is_named(tmp_path, name, content):
     write_mnist(tmp_path)
-    (tmp_path / MNIST_FILES[0]).write_bytes((tmp_path / MNIST_FILES[0]).read_bytes()[:keep])
-    with pytest.raises(DataError, match=f"{tmp_path}.*{MNIST_FILES[0]}"):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"^{tmp_path / name}: is not the original file of .*there are {len(content)} .*put the original"):
         data.load(novelty("mnist"), tmp_path)
+
+
+@pytest.mark.parametrize("change", [lambda content: content[:-1], lambda content: content + b"\0"])
+def test_an_idx_file_of_another_length_is_named(tmp_path, change):
+    write_mnist(tmp_path)
+    path = tmp_path / MNIST_FILES[2]
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(DataError, match=f"^{path}: is not the original file of 20 images: 15696 bytes"):
+        data.load(novelty("mnist"), tmp_path)
+
+
+@pytest.mark.parametrize("dataset", MNIST_SETS)
+@pytest.mark.parametrize("mixed, named", [((0, 3, 2, 3), 1), ((0, 1, 2, 1), 3), ((2, 3, 0, 1), 0), ((0, 1, 0, 1), 2)])
+def test_train_and_test_files_that_are_mixed_up_are_named(tmp_path, dataset, mixed, named):
+    """Test labels for training images, the reverse, both splits exchanged, the training set twice: each would train silently."""
+    contents = mnist_content()
+    write_mnist(tmp_path, content=[contents[i] for i in mixed])
+    with pytest.raises(DataError, match=f"^{tmp_path / MNIST_FILES[named]}: is not the original file of .*mixed up"):
+        data.load(novelty(dataset), tmp_path)
+
+
+def test_mnist_has_its_official_counts_unless_a_test_says_otherwise(official_mnist):
+    assert official_mnist == (60_000, 10_000)
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist", "cifar10"])
@@ -558,10 +733,6 @@ def cifar_batches():
     rng = np.random.default_rng(0)
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     return {name: (rng.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8), rng.permutation(10)) for name in names}
-
-
-def md5(content):
-    return hashlib.md5(content).hexdigest()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import skimage.data
 from PIL import Image
 
 from rdlib import demo
+from rdlib.errors import InputError
 
 TEXTURES = ("brick", "grass", "gravel", "tissue")
 NORMAL = ("train/good", "test/good")
@@ -193,8 +194,27 @@ def test_a_killed_writer_leaves_no_demo_set(project, monkeypatch):
         patch.setattr(demo, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             demo.demo_root()
-    assert not (project / "data" / "demo-v1").exists()
+    assert list((project / "data").iterdir()) == []
     assert (demo.demo_root() / "brick").is_dir()
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(project, monkeypatch):
+    def full(root):
+        (root / "brick").mkdir()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "write", full)
+        with pytest.raises(InputError, match=f"^{project / 'data/demo-v1'}: the demo set cannot be written .*No space left on device"):
+            demo.demo_root()
+    assert list((project / "data").iterdir()) == []
+    assert (demo.demo_root() / "brick").is_dir()
+
+
+def test_a_place_that_cannot_be_written_is_said(project):
+    (project / "data").touch()
+    with pytest.raises(InputError, match="the demo set cannot be written"):
+        demo.demo_root()
 
 
 def test_a_second_writer_does_no_harm(project, monkeypatch):

@@ -3,11 +3,14 @@
 import dataclasses
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from helpers import REPO
 from made_up_runs import run
+from nbconvert import HTMLExporter
 from PIL import Image
 from sklearn.metrics import f1_score, precision_score, recall_score
 
@@ -339,6 +342,25 @@ def test_what_cannot_be_explored_is_refused(tmp_path):
 
 def test_where_widgets_do_not_run_a_sentence_says_so(app):
     assert "needs a running JupyterLab" in repr(app)
+
+
+def test_the_notebook_is_worth_reading_where_widgets_do_not_run():
+    """As GitHub and nbviewer show it: the sentence, the figure and the table of the first choice."""
+    html, _ = HTMLExporter().from_filename(REPO / "notebooks" / "10_explorer.ipynb")
+    assert "Where widgets do not run" in html and html.count('<img alt="No description has been provided for this image"') == 1
+    assert "precision" in html and "Loading widget" not in html
+
+
+def test_without_ipyevents_all_but_clicks_works():
+    words = """import sys; sys.modules["ipyevents"] = None
+from rdlib import explorer
+app = explorer.explore("results/reference/demo")
+before = app.picture.value
+app.image.index = 1
+labels = [w.value for row in app.children for w in getattr(row, "children", ()) if "ipyevents" in str(w)]
+print(explorer.Event, app.picture.value != before, *labels)"""
+    done = subprocess.run([sys.executable, "-c", words], cwd=REPO, capture_output=True, text=True)
+    assert done.stdout == f"None True {explorer.NO_CLICKS}\n", done.stderr
 
 
 def test_the_committed_reference_can_be_explored():

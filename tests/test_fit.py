@@ -165,6 +165,21 @@ def test_a_loss_that_is_not_finite_names_the_files():
         fit.fit(net, train, cfg)
 
 
+def test_parameters_that_the_last_step_broke_are_reported(monkeypatch):
+    """Its loss was still a number, so nothing else would tell before scoring."""
+
+    def broken(*arguments):
+        loss = step(*arguments)
+        arguments[0].state_dict()[WEIGHT][:] = torch.nan
+        return loss
+
+    step = fit.step
+    WEIGHT = next(k for k in new_model(config()).state_dict() if k.startswith("student."))
+    monkeypatch.setattr(fit, "step", broken)
+    with pytest.raises(FloatingPointError, match=f"{WEIGHT} is not finite after epoch 1; try a smaller lr"):
+        losses(config(epochs=1, batch_size=16))
+
+
 def test_an_lr_too_large_is_reported():
     with pytest.raises(FloatingPointError, match="in epoch"):
         losses(config(lr=1e38, epochs=20))

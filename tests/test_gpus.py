@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from rdlib import gpus
@@ -54,11 +55,18 @@ def test_a_killed_command_gives_its_device_back(command, end):
     assert command("7").stdout.readline() == "7\n"
 
 
-def test_the_lock_is_not_inherited_further(tmp_path):
-    """A process that the command leaves behind, an orphaned kernel say, does not keep the device."""
-    device, handle = gpus.take(["0"], tmp_path)
-    assert device == "0" and not os.get_inheritable(handle)
-    os.close(handle)
+def test_what_a_command_leaves_behind_does_not_keep_the_device(tmp_path):
+    """A shell's background process inherits its open files."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    on_it = [sys.executable, "-m", "rdlib.gpus", "0"]
+    leave = subprocess.run([*on_it, "sh", "-c", "sleep 300 > /dev/null 2>&1 & echo $!"], cwd=tmp_path, capture_output=True, text=True)
+    orphan = psutil.Process(int(leave.stdout))
+    try:
+        assert any(f.path.startswith(str(tmp_path / gpus.LOCKS)) for f in orphan.open_files())
+        assert subprocess.run([*on_it, "true"], cwd=tmp_path, timeout=60).returncode == 0
+    finally:
+        orphan.kill()
 
 
 def test_the_exit_code_is_the_commands(tmp_path):

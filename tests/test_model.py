@@ -404,6 +404,16 @@ def test_a_weights_path_that_does_not_exist_is_named(tmp_path):
         model.load_teacher("resnet18", weights=tmp_path / "nowhere.pth")
 
 
+def test_a_relative_weights_path_is_from_the_projects_folder(tmp_path, monkeypatch):
+    """Kernels start in notebooks/; every other path means the project too."""
+    (tmp_path / "notebooks").mkdir()
+    for name in ("pyproject.toml", "w.pth"):
+        (tmp_path / name).write_text("not the weights")
+    monkeypatch.chdir(tmp_path / "notebooks")
+    with pytest.raises(InputError, match=f"^{tmp_path / 'w.pth'}: sha256 begins"):
+        model.load_teacher("resnet18", weights="w.pth")
+
+
 @pytest.mark.parametrize("where", ["given", "cached"])
 def test_weights_with_another_hash_are_refused(empty_cache, tmp_path, where):
     path = tmp_path / "fake.pth" if where == "given" else empty_cache / "resnet18-f37072fd.pth"

@@ -1,8 +1,10 @@
 """Your own images: threshold, geometry, folders and what is wrong with them, the model file and what is wrong with it, ONNX."""
 
+import copy
 import json
 import pickle
 import sys
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from rdlib import detector, own, photos
 from rdlib.detector import Result, threshold_of
 from rdlib.errors import InputError
+from rdlib.paths import PACKAGE
 
 # --- Threshold ----------------------------------------------------------------------------------------------------
 
@@ -124,6 +127,52 @@ def test_a_photograph_is_turned_upright(tmp_path):
     exif[0x0112] = 6  # the camera was held on its side
     picture((40, 24)).save(tmp_path / "a.jpg", exif=exif)
     assert photos.read(tmp_path / "a.jpg").size == (24, 40)
+
+
+def exif(number):
+    found = Image.Exif()
+    found[0x0112] = number
+    return found
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_every_orientation_in_every_format_comes_upright(tmp_path, number, suffix):
+    """The photograph stored as orientation `number` asks: white on top, grey on the right, black elsewhere."""
+    there = np.zeros((48, 64), np.uint8)
+    there[:16], there[16:, 48:] = 255, 128
+    stored = {
+        1: there, 2: there[:, ::-1], 3: there[::-1, ::-1], 4: there[::-1], 5: there.T, 6: np.rot90(there), 7: there[::-1, ::-1].T,
+        8: np.rot90(there, -1),
+    }[number]  # fmt: skip
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif(number))
+    for found in (photos.read(path), photos.upright(photos.read(path))):
+        assert found.mode == "RGB" and found.size == (64, 48)
+        assert np.abs(np.asarray(found)[..., 0].astype(int) - there).max() < 60  # JPEG and WebP lose a little
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "CMYK", "I;16", "turned", "turned I;16"])
+def test_an_opened_image_is_the_same_photograph_as_its_file(tmp_path, mode):
+    path, image = tmp_path / f"a.{'tif' if mode == 'CMYK' else 'png'}", picture((40, 24))
+    if "I;16" in mode:
+        image = Image.fromarray(np.asarray(image)[..., 0].astype(np.uint16) * 257)
+    image = image if "turned" in mode or mode == "I;16" else image.convert(mode)
+    image.save(path, **{"exif": exif(6)} if "turned" in mode else {})
+    with Image.open(path) as opened:
+        found = photos.upright(opened)
+    expected = photos.read(path)
+    assert found.size == expected.size == ((24, 40) if "turned" in mode else (40, 24)) and found.tobytes() == expected.tobytes()
+    if "I;16" in mode:  # scaled to 8 bits, not cut at 255
+        assert len(np.unique(np.asarray(found))) > 200
+
+
+def test_floats_are_refused_by_name(tmp_path):
+    Image.new("F", (40, 24), 0.5).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match="a.tif: cannot be decoded .pixels are floating-point numbers"):
+        photos.read(tmp_path / "a.tif")
+    with pytest.raises(InputError, match="^pixels are floating-point numbers"):
+        photos.upright(Image.new("F", (40, 24), 0.5))
 
 
 def test_image_and_region_agree():
@@ -242,6 +291,34 @@ def test_results_do_not_go_where_the_next_run_would_read_them(tmp_path):
         own.collect(settings(folders(tmp_path), out_dir=str(tmp_path / "good" / "out")))
 
 
+@pytest.mark.parametrize("good", ["x/../good", "link"])
+def test_no_detour_hides_that_results_lie_among_the_images(tmp_path, good):
+    (folders(tmp_path) / "x").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "good")
+    with pytest.raises(InputError, match="out_dir=.*lies in .*choose another"):
+        own.collect(settings(tmp_path, good_dir=str(tmp_path / good), out_dir=str(tmp_path / "good" / "out")))
+
+
+def test_results_do_not_go_into_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="^out_dir=.*: is a file; give a folder"):
+        settings(tmp_path, out_dir=str(tmp_path / "file"))
+
+
+def test_what_may_be_trained_may_be_loaded(trained):
+    """The limits are those of the model file's schema, and their corners pass it."""
+    judge = trained[2]
+    limits = json.loads((PACKAGE / "detector.schema.json").read_text())["properties"]["config"]["properties"]
+    assert {name: rule["maximum"] for name, rule in limits.items() if "maximum" in rule} == own.LARGEST
+    for corner in ({}, own.LARGEST, {"image_size": 32, "sigma": 0.0, "lr": 1e-9, "epochs": 1, "batch_size": 2, "seed": 0}):
+        made = {name: getattr(own.Settings(**corner), name) for name in detector.KEPT}
+        card = {
+            "format": detector.FORMAT, "version": detector.VERSION, "config": made, "threshold": asdict(judge.threshold),
+            "geometry": photos.GEOMETRY, "teacher_sha256": "0" * 64, "tensors_sha256": "0" * 64,
+        }  # fmt: skip
+        assert detector._parse_card(Path("x"), json.dumps(card))["config"] == made
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -252,6 +329,11 @@ def test_results_do_not_go_where_the_next_run_would_read_them(tmp_path):
         ({"threads": -1}, "threads=-1"),
         ({"image_size": 100}, "image_size=100: must be a multiple of 32"),
         ({"image_size": 2048}, "image_size=2048: must not be greater than 1024"),
+        ({"sigma": 65}, "sigma=65.0: must not be greater than 64"),
+        ({"lr": 2000.0}, "lr=2000.0: must not be greater than 1000"),
+        ({"out_dir": "../../x"}, "out_dir='../../x': must lie below results/"),
+        ({"out_dir": "rdlib"}, "out_dir='rdlib': must lie below results/"),
+        ({"out_dir": ""}, "out_dir='': must be the name of a folder"),
         ({"false_alarm_rate": 0}, "false_alarm_rate=0.0: must lie above 0"),
         ({"held_out_share": 0.6}, "held_out_share=0.6: must lie above 0 and not above 0.5"),
         ({"lr": float("nan")}, "lr=nan"),
@@ -338,6 +420,9 @@ def test_a_loaded_detector_gives_the_same_bits(trained, tmp_path):
     assert loaded.threshold == judge.threshold and loaded.cfg == judge.cfg and loaded.teacher_sha256 == judge.teacher_sha256
     for photo in found.scored:
         assert (loaded.score(str(photo.path)).map == judge.score(photos.read(photo.path)).map).all()
+    grey = save(Image.fromarray(np.asarray(picture())[..., 0].astype(np.uint16) * 257), tmp_path / "sixteen_bits.png")
+    with Image.open(grey) as opened:
+        assert (loaded.score(opened).map == loaded.score(grey).map).all()
     assert not any(name.startswith("teacher") for name in load_file(tmp_path / "model.safetensors"))
 
 
@@ -450,8 +535,11 @@ def test_onnx_gives_the_same_maps(trained, tmp_path):
 
     facts = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
     assert float(facts["threshold"]) == judge.threshold.value and facts["image_size"] == "32"
-    torch.nn.init.zeros_(judge.net.student.stages[-1][-1].bn1.weight)
-    assert detector.onnx_difference(judge, path, images) > detector.PARITY
+    for weight in (0.0, torch.nan):
+        other = copy.deepcopy(judge)
+        torch.nn.init.constant_(other.net.student.stages[-1][-1].bn1.weight, weight)
+        with pytest.raises(InputError, match="model.onnx: its maps differ from PyTorch's by up to .*do not use this file"):
+            detector.onnx_difference(other, path, images)
 
 
 WANTS = {"onnxscript": detector.export_onnx, "onnxruntime": lambda *given: detector.onnx_difference(*given, [])}
@@ -462,3 +550,25 @@ def test_without_onnx_the_package_to_install_is_named(trained, tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"ONNX needs the package {package}: pip install 'rdlib\[onnx\]'"):
         WANTS[package](trained[2], tmp_path / "model.onnx")
+
+
+# --- The notebook -------------------------------------------------------------------------------------------------
+
+
+def test_the_notebook_on_photographs_that_are_not_square(tmp_path):
+    """From papermill to the three lines that score a photograph; one name holds what matplotlib would read as mathematics."""
+    root = folders(tmp_path)
+    save(picture((44, 28), seed=7), root / "new" / r"$\frac{1}{$.png")
+    places = {name: str(root / name.removesuffix("_dir")) for name in ("good_dir", "bad_dir", "masks_dir", "new_dir")}
+    quick = {"image_size": 32, "epochs": 1, "batch_size": 6, "threads": 1, "device": "cpu", "out_dir": str(root / "out")}
+    notebook = str(REPO / "notebooks" / "11_your_images.ipynb")
+    papermill.execute_notebook(notebook, str(root / "executed.ipynb"), places | quick, progress_bar=False, cwd=str(REPO / "notebooks"))
+    table = pd.read_csv(root / "out/scores.csv")
+    assert table.groupby("group").size().to_dict() == {"threshold": 1, "check": 1, "bad": 2, "new": 1}
+    assert all((root / "out" / picture).is_file() for picture in table["heat_map"])
+    judge = detector.load(root / "out/model.safetensors", device="cpu")
+    for row in table.itertuples():
+        folder = {"bad": "bad", "new": "new"}.get(row.group, "good")
+        result = judge.score(root / folder / row.file)
+        assert result.map.shape == (row.height, row.width) and result.score == pytest.approx(row.score, abs=1e-5)
+    assert (root / "out/model.onnx").is_file()

@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
+import time
 import tomllib
 from fnmatch import fnmatch
 from html.parser import HTMLParser
@@ -12,6 +14,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from helpers import REPO
 from made_up_runs import run
 from PIL import Image
@@ -19,6 +22,7 @@ from PIL import Image
 from rdlib import experiments, page, results, tables
 from rdlib.config import Config
 from rdlib.errors import InputError
+from rdlib.report import Report
 
 REFERENCE = REPO / "results" / "reference"
 VOID = {"meta", "link", "img", "input", "br", "path", "circle", "polyline"}
@@ -166,13 +170,35 @@ def test_a_dagger_has_its_footnote_under_its_own_table(full):
     found = parsed(full)
     assert rows_of(found, "table-table1-128")["carpet"][0].endswith("†")
     assert "†" not in "".join(sum(rows_of(found, "table-table1-256").values(), []))
-    assert found.text.count(tables.FOOTNOTE) == 1
+    assert found.text.count(tables.FOOTNOTE.replace("`", "")) == 1 and "unverified" in found.texts("code"), "Markdown is no HTML"
 
 
 def test_the_headline_is_the_average_or_what_was_run(full, tmp_path):
     assert "MVTec AD, carpet: image AUROC 91.0 % ± 1.4 over 2 seeds; the paper: 98.9 %." in parsed(full).texts("p", **{"class": "lede"})
     one = batch(tmp_path / "demo", demo_run(value=0.5))
     assert parsed(one).texts("p", **{"class": "lede"}) == ["Demo set, average: image AUROC 50.0 %, one seed."]
+
+
+def novelty_run(digit, value=0.9):
+    return run(value, dataset="fashion_mnist", normal_class=digit, teacher="efficientnet_lite0", image_size=32, epochs=2)
+
+
+def test_the_setting_is_that_of_the_runs_the_headline_is_about(full, tmp_path):
+    """A batch of novelty runs only: it is neither WRN50-2 nor 256 px, and while classes are missing there is nothing to describe."""
+    assert "teacher wide_resnet50_2 at 256 px" in parsed(full).text
+    some = batch(tmp_path / "scratch", *(novelty_run(k) for k in range(9)))
+    text = parsed(some).text
+    assert "No run of a headline number is done yet." in text and "Last epoch, teacher" not in text and "WRN50-2" not in text
+    found = parsed(batch(some, novelty_run(9, 0.8)))
+    assert found.texts("p", **{"class": "lede"}) == ["fashion_mnist, mean of ten classes: image AUROC 89.0 %, one seed; the paper: 95.0 %."]
+    assert "Last epoch, teacher efficientnet_lite0 at 32 px, 2 epochs. Only numbers of the same" in found.text
+
+
+def test_links_to_runs_say_which_one_they_lead_to(full, demo):
+    assert rows_of(parsed(full), "table-table1-256")["carpet"][-1] == "s0 s1", "one category: the seed is enough"
+    average = rows_of(Parsed(demo), "table-demo-image-auroc")["avg_total"][-1]
+    assert "brick s0 brick s1 coin s0" in average
+    assert page.named(["nobody's id", "a-b-c-d-s1"]) == [("nobody's id", "nobody's id"), ("a-b-c-d-s1", "s1")]
 
 
 def test_verdicts_are_counted_over_all_tables(full):
@@ -240,6 +266,30 @@ def test_runs_done_failed_and_left_are_counted(tmp_path):
     assert f"1 of {count} runs done, 0 running, {count - 2} left, 1 failed, when this page was made." in parsed(folder).text
 
 
+def tiles(found):
+    return dict(zip(found.texts("dt")[:6], found.texts("dd")[:6]))
+
+
+def test_what_runs_now_and_the_time_left_are_tiles(tmp_path):
+    """One run in a minute: what is left takes as many minutes. Another run is claimed by a process."""
+    folder = batch(tmp_path / "demo", demo_run("brick"))
+    (folder / ".batch.started").touch()
+    began = time.time() - 60
+    os.utime(folder / ".batch.started", (began, began))
+    (folder / "locks").mkdir()
+    count = len(experiments.runs("demo"))
+    with FileLock(folder / "locks" / demo_run("coin")["run_id"]):
+        shown = tiles(parsed(folder))
+    assert shown["of these running"] == "1" and shown["left"] == str(count - 1)
+    assert shown["time left, about"] == f"{(count - 1) / 60:.1f} h"
+    (folder / ".batch.started").unlink()
+    assert tiles(parsed(folder))["time left, about"] == "unknown"
+
+
+def test_a_finished_batch_has_no_time_left(demo):
+    assert list(tiles(Parsed(demo)))[:4] == ["runs done", "failed", "left", "training and scoring"]
+
+
 def test_a_run_outside_the_plan_is_not_counted_as_planned(tmp_path):
     mine = demo_run("brick", seed=7)
     whole = page.status(page.planned("demo", ""), {mine["run_id"]}, [])
@@ -258,16 +308,29 @@ def test_the_plan_of_cpu_follows_its_data(tmp_path):
     assert "0 of" in found.text and "runs done, 0 running" in found.text
 
 
+def test_runs_of_changed_weights_are_refused(tmp_path):
+    other = demo_run("brick")
+    other = other | {"provenance": other["provenance"] | {"teacher_sha256": "changed"}}
+    with pytest.raises(InputError, match="different teacher weights"):
+        page.page(batch(tmp_path / "demo", demo_run("coin"), other))
+
+
 def test_failed_runs_are_shown_with_their_reason(tmp_path):
     found = parsed(batch(tmp_path / "demo", demo_run("coin"), failed=[failure(attempts=3)]))
     assert rows_of(found, "failed") == {failure()["run_id"]: ["diverged", "3", "loss is nan in epoch 3"]}
+
+
+def test_the_table_of_failures_is_not_shown_twice(tmp_path):
+    folder = batch(tmp_path / "demo", demo_run("coin"), failed=[failure()])
+    Report(str(folder), str(folder))
+    assert (folder / "tables" / "failures.csv").is_file() and parsed(folder).text.count("loss is nan in epoch 3") == 1
 
 
 def test_a_failure_recorded_as_a_result_is_shown_too(tmp_path):
     cfg = Config.create(dataset="demo", category="brick", epochs=15, seed=0)
     folder = batch(tmp_path / "demo", demo_run("coin"))
     results.write_failure(folder / "runs" / cfg.run_id / "result.json", cfg, status="failed", reason="no memory", attempts=2)
-    cells = [tables.Cell("brick", "", None, missing="failed"), tables.Cell("coin", "", None)]
+    cells = [tables.Cell("brick", "", None, failures=tuple(results.read_failures(folder))), tables.Cell("coin", "", None)]
     tables.write_table(folder / "tables", "demo_pro", cells, "Demo set: PRO, %")
     found = parsed(folder)
     assert rows_of(found, "failed") == {cfg.run_id: ["failed", "2", "no memory"]}
@@ -282,9 +345,16 @@ def test_a_batch_of_failures_only_has_a_page(tmp_path):
 
 def test_a_partial_batch_says_what_is_missing(tmp_path):
     text = parsed(batch(tmp_path / "demo", demo_run())).text
-    assert "Table 1, MVTec AD at 256 px: image AUROC, %: not made yet: 1 of its 10 runs are done" in text
+    assert "Same teacher: four methods, %: not made yet: 1 of its 25 runs are done" in text
+    assert "Table 1, MVTec AD at 256 px: image AUROC, %: not run" in text, "no run of this profile is about it"
     assert "Table 4, one-class novelty: image AUROC, %: not run" in text
     assert "No figure was made yet." in text
+
+
+def test_a_table_of_one_size_counts_the_runs_of_that_size(tmp_path):
+    text = parsed(batch(tmp_path / "paper", run(category="carpet", epochs=200, **PAPER))).text
+    assert "Table 1, MVTec AD at 256 px: image AUROC, %: not made yet: 1 of its 45 runs are done" in text
+    assert "Table 1, MVTec AD at 128 px: image AUROC, %: not run" in text
 
 
 def test_an_empty_folder_is_refused(tmp_path):

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import rdlib
 from rdlib import experiments
 from rdlib.config import Config, Where, from_notebook
 
@@ -77,6 +78,13 @@ def test_conda_installs_the_same_lock():
 def test_data_files_of_the_package_are_installed(file):
     patterns = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rdlib"]
     assert (REPO / "rdlib" / file).is_file() and any(Path(file).match(p) for p in patterns)
+
+
+def test_there_is_one_version_and_one_date_of_it():
+    changes = re.search(r"^## (\S+) \((\S+)\)$", (REPO / "CHANGELOG.md").read_text(), re.M)
+    citation = yaml.safe_load((REPO / "CITATION.cff").read_text())
+    assert changes[1] == PYPROJECT["version"] == rdlib.__version__ == citation["version"]
+    assert changes[2] == str(citation["date-released"])
 
 
 # --- All tracked files --------------------------------------------------------------------------------------------

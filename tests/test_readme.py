@@ -1,17 +1,21 @@
 """README and CONTRIBUTING: their tables are the committed reference's, their links and make targets exist."""
 
 import re
+from pathlib import Path
 
 import pytest
+import torch
 from helpers import REPO
 
-from rdlib import reference
+from rdlib import model, page, reference, results
+from rdlib.config import Config
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 REFERENCE = REPO / "results" / "reference"
 BLOCK = re.compile(r"<!-- table (\w+/\w+) -->\n(.*?)<!-- end -->", re.S)
 TABLES = [match[1] for match in BLOCK.finditer(README)]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
+LINKED = [*DOCUMENTS, "CHANGELOG.md", "ERRATA.md", *(f"docs/{p.name}" for p in sorted((REPO / "docs").glob("*.md")))]
 
 
 def test_there_are_tables_and_each_once():
@@ -49,7 +53,16 @@ def links(document):
     return [target.split("#")[0] for target in found if not re.match(r"https?:|mailto:|#", target)]
 
 
-@pytest.mark.parametrize("document, target", [(d, t) for d in DOCUMENTS for t in links(d)])
+def test_every_anchor_is_a_heading():
+    """As GitHub names them: lower case, spaces as hyphens, no punctuation."""
+    headings = {
+        re.sub(r"[^\w\- ]", "", line.lstrip("# ")).lower().replace(" ", "-") for line in README.splitlines() if line.startswith("#")
+    }
+    anchors = set(re.findall(r"\]\(#([^)]+)\)", README))
+    assert "your-own-images" in anchors and anchors <= headings
+
+
+@pytest.mark.parametrize("document, target", [(d, t) for d in LINKED for t in links(d)])
 def test_a_relative_link_leads_somewhere(document, target):
     assert (REPO / document).parent.joinpath(target).exists()
 
@@ -90,3 +103,39 @@ def test_the_map_of_the_house_names_what_is_there():
     assert found
     for name in found:
         assert (REPO / name).exists() or (REPO / f"{name}.ipynb").exists(), name
+
+
+class Halving(torch.nn.Module):
+    """A module such as a reader may have: three feature maps, each half the size of the one before."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = torch.nn.ModuleList(
+            [torch.nn.Conv2d(3, 8, 3, 4, 1), torch.nn.Conv2d(8, 16, 3, 2, 1), torch.nn.Conv2d(16, 32, 3, 2, 1)]
+        )
+
+    def forward(self, x):
+        maps = []
+        for stage in self.stages:
+            maps.append(x := torch.relu(stage(x)))
+        return maps
+
+
+def test_another_backbone_is_one_call():
+    (words,) = re.findall(r"`(model\.build\([^`]*\))`", README)
+    net = eval(words, {"model": model, "Config": Config, "my_module": Halving()})  # our own text
+    teacher, student = net(torch.rand(2, 3, 64, 64))
+    assert [t.shape for t in teacher] == [s.shape for s in student] and sum(p.requires_grad for p in net.parameters()) > 0
+
+
+def test_runs_are_read_elsewhere_in_one_call():
+    (words,) = re.findall(r"`(results\.read_runs\([^`]*\))`", README)
+    runs = eval(words.replace("results/demo", str(REFERENCE / "demo")), {"results": results, "Path": Path})
+    assert len(runs) > 80 and all(r["metrics"]["image_auroc"] > 0 for r in runs)
+
+
+def test_the_committed_reference_is_rendered_without_training(tmp_path):
+    (words,) = re.findall(r"`\.venv/bin/python -m rdlib\.page ([^`]*)`", README)
+    folder, out = words.split()
+    page.main([str(REPO / folder), str(tmp_path / out)])
+    assert (tmp_path / out).stat().st_size > 1e6

@@ -3,10 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from helpers import REPO
+from made_up_runs import run
 
 from rdlib import reference, results
+from rdlib.score import Scores
 
 DEMO = REPO / "results" / "reference" / "demo"
 
@@ -45,6 +48,20 @@ def test_kept_maps_are_those_that_figures_show(project):
     for path in sorted((project / "results/reference/demo").rglob("maps.npz")):
         found, there = (results.load_maps(folder) for folder in (path.parent, DEMO / "runs" / path.parent.name))
         assert found["paths"].tolist() == there["paths"].tolist() and (found["scale_maps"] == there["scale_maps"]).all()
+
+
+def test_of_normal_images_the_two_nearest_to_an_alarm_keep_their_maps(tmp_path):
+    """Seven of each kind, of which figures show anomalous ones only."""
+    images = [(f"test/{'hole' if label else 'good'}/{i}.png", label, label + i / 10, 9 * label) for label in (0, 1) for i in range(7)]
+    result = run(dataset="demo", category="brick", teacher="efficientnet_lite0", epochs=15, images=images)
+    masks = np.repeat([np.zeros((8, 8), bool), np.eye(8, dtype=bool)], 7, axis=0)
+    scores = Scores(np.zeros((3, 14, 8, 8), np.float32), masks.any((1, 2)), masks, tuple(path for path, *_ in images))
+    source = tmp_path / "source" / result["run_id"]
+    source.mkdir(parents=True)
+    results.save_maps(source, scores, np.zeros((14, 3, 8, 8), np.uint8))
+    reference._copy_shown_maps([result], source.parent, tmp_path / "target")
+    kept = results.load_maps(tmp_path / "target" / result["run_id"])["paths"]
+    assert [p for p in kept if "good" in p] == ["test/good/5.png", "test/good/6.png"] and any("hole" in p for p in kept)
 
 
 def test_the_readmes_tables_are_renewed_and_the_rest_is_not(project):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import fastjsonschema
+import made_up_runs
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,6 +107,25 @@ def test_the_reason_is_the_right_one_where_both_kinds_are_there(tmp_path):
     assert list(written["undefined"]) == ["au_pro_per_image"] and "both kinds" not in written["undefined"]["au_pro_per_image"]
 
 
+def test_vanished_defects_are_counted_and_not_called_missing_images(tmp_path):
+    scores = made_up_scores()
+    scores.masks[:] = False
+    told = write(tmp_path, scores=scores)["undefined"]
+    assert set(told) == {"pixel_auroc", "pixel_ap", "au_pro", "au_pro_per_image"}
+    assert all(f"{scores.masks.size} normal and 0 anomalous pixels" in t and "all 3 anomalous images vanished" in t for t in told.values())
+
+
+def test_images_that_the_per_image_pro_leaves_out_are_counted(tmp_path):
+    """The map of one anomalous image is constant: the mean is over the other two, and the file says so."""
+    scores = made_up_scores()
+    expected = [v for i, v in enumerate(metrics.image_pros(masks=scores.masks, maps=scores.scale_maps.sum(0))) if i]
+    at = np.flatnonzero(scores.labels)[0]
+    scores.scale_maps[:, at] = 0.5
+    written = write(tmp_path, scores=scores)
+    assert written["metrics"]["au_pro_per_image"] == pytest.approx(np.mean(expected))
+    assert list(written["undefined"]) == ["au_pro_per_image"] and written["undefined"]["au_pro_per_image"].startswith("1 of 3 images with")
+
+
 def test_the_thin_pro_curve_has_the_area_of_the_whole_one(tmp_path):
     written = write(tmp_path)
     fpr, pro = written["pro_curve"]["fpr"], written["pro_curve"]["pro"]
@@ -144,6 +164,37 @@ def test_a_methods_own_image_scores_count_for_every_scale_set():
     assert found.by_image_score["max"]["image_auroc"] == metrics.image_auroc(
         labels=scores.labels, scores=scores.maps((1, 2, 3)).max((1, 2))
     )
+
+
+def made_from(result, **provenance):
+    return result | {"provenance": result["provenance"] | provenance}
+
+
+def test_runs_of_changed_data_or_weights_are_not_mixed():
+    coin, brick = ({"dataset": "demo", "category": c} for c in ("coin", "brick"))
+    one = made_from(made_up_runs.run(**coin), data_manifest="aaa", teacher_sha256="t")
+    results.refuse_mixed([one, made_from(made_up_runs.run(**brick), data_manifest="bbb", teacher_sha256="t")])
+    for name, words in (("data_manifest", "different data"), ("teacher_sha256", "different teacher weights")):
+        changed = made_from(made_up_runs.run(**coin, seed=1), **{"data_manifest": "aaa", "teacher_sha256": "t"} | {name: "new"})
+        with pytest.raises(InputError, match=f"{one['run_id']} and {changed['run_id']} were made from {words}.*remove the folders"):
+            results.refuse_mixed([one, changed])
+    other = made_from(made_up_runs.run(**coin, teacher="resnet18"), data_manifest="aaa", teacher_sha256="other")
+    results.refuse_mixed([one, other])
+
+
+@pytest.mark.parametrize("profile", ["demo", "cpu"])
+def test_the_references_are_each_of_one_data_and_one_teacher(profile):
+    results.refuse_mixed(results.read_runs(REPO / "results" / "reference" / profile))
+
+
+def test_a_result_of_other_numerics_threads_or_device_says_so(tmp_path):
+    written = write(tmp_path)
+    assert results.made_otherwise(written, HARDWARE) == ""
+    assert "threads 1 (now 2)" in results.made_otherwise(written, HARDWARE | {"threads": 2})
+    assert "device cpu (now cuda)" in results.made_otherwise(written, HARDWARE | {"device": "cuda:1"})
+    references = {p: results.read_runs(REPO / "results" / "reference" / p)[0] for p in ("demo", "cpu")}
+    found = {p: results.made_otherwise(r, {"threads": r["provenance"]["threads"], "device": "cpu"}) for p, r in references.items()}
+    assert found["demo"] == "" and "numerics 1 (now 2)" in found["cpu"], "cpu holds runs of 0.1.0, before the rounding changed"
 
 
 def test_images_say_how_large_their_anomaly_is(tmp_path):

@@ -5,20 +5,19 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 
 import numpy as np
 import pytest
 from helpers import REPO
+from lab import jupyterlab
 from made_up_runs import run
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import execute_notebook
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from PIL import Image
 
 from rdlib import plots, plots_data, reference, results
 from rdlib.config import Config, Where, from_notebook
@@ -93,6 +92,9 @@ def test_odd_file_names_are_drawn_as_they_are(tmp_path, name):
     for figure in (grid, plots_data.gallery({name: [(name, image, mask)]})):
         results.save_figure(figure, tmp_path / "figure")
         assert any(text.get_text() == name for ax in figure.axes for text in (ax.title, ax.yaxis.label))
+    heat_map = plots.heat_map(Image.new("RGB", (8, 8)), np.ones((8, 8), np.float32), 0.5, name)
+    results.save_figure(heat_map, tmp_path / "heat_map")
+    assert heat_map.get_suptitle() == name
 
 
 @pytest.mark.parametrize("field", ["category", "teacher", "label", "experiment"])
@@ -171,21 +173,9 @@ def status(address):
 
 def test_jupyterlab_answers_only_with_the_token_and_only_here(tmp_path):
     """`make lab` itself, without a browser, on a free port."""
-    own = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
-    words = [sys.executable, "-m", *lab_command()[:2], *lab_command()[2:-1], "--no-browser", "--allow-root", "--port=0", str(tmp_path)]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(words, cwd=tmp_path, env=os.environ | own, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 90
-        while not (found := list((tmp_path / "RUNTIME").glob("jpserver-*.json"))) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert found, (tmp_path / "log").read_text()
-        server = json.loads(found[0].read_text())
+    with jupyterlab(*lab_command()[2:-1], root=tmp_path, own=tmp_path) as server:
         contents = f"http://127.0.0.1:{server['port']}/api/contents"
         assert len(server["token"]) >= 32 and server["hostname"] == "127.0.0.1"
         assert (status(contents), status(f"{contents}?token={server['token']}")) == (403, 200)
         with socket.socket() as other:  # taken if the server listened on all addresses
             other.bind(("127.0.0.2", server["port"]))
-    finally:
-        process.terminate()
-        process.wait(timeout=60)

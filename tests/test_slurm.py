@@ -6,6 +6,7 @@ import subprocess
 import time
 
 import batches
+import pandas as pd
 import psutil
 import pytest
 import slurm
@@ -18,11 +19,11 @@ ON_SLURM = ["--workflow-profile", "profiles/slurm", "--slurm-status-command", "s
 ON_SLURM += ["--set-resources", "run:gpu=1"]  # the demo asks for none
 SECONDS = 400  # after which nothing more is to be hoped for
 
-pytestmark = pytest.mark.skipif(not slurm.installed(), reason="needs apt-get install slurm-wlm munge")
-
 
 @pytest.fixture(scope="module")
 def cluster():
+    if not slurm.installed():
+        pytest.skip("needs apt-get install slurm-wlm munge")
     folder = slurm.new_folder()
     slurm.start(folder)
     yield folder
@@ -97,6 +98,15 @@ def test_each_run_has_a_gpu_of_this_machine_for_itself(local):
     assert local["devices"] == ["4", "5"] and {status for status, *_ in local["numbers"].values()} == {"finished"}
 
 
+def test_the_committed_list_of_jobs_is_the_whole_demo():
+    """Every run and every table notebook was completed once; `python tests/slurm.py jobs` makes such a list."""
+    listed = pd.read_csv(REPO / "docs" / "slurm_demo_jobs.csv")
+    done = listed.loc[listed["state"] == "COMPLETED", "run or notebook"]
+    reports = [name for name in done if name.startswith("report_")]
+    assert sorted(done) == sorted([*experiments.runs("demo"), *reports]) and len(set(reports)) == 6
+    assert all((REPO / "notebooks" / f"{name.removeprefix('report_')}.ipynb").is_file() for name in reports)
+
+
 def test_on_slurm_the_numbers_are_the_same(cluster, local, tmp_path):
     """And its jobs, which read the Snakefile anew, neither want the batch's lock nor forget failures."""
     root = tmp_path / "project"
@@ -108,6 +118,8 @@ def test_on_slurm_the_numbers_are_the_same(cluster, local, tmp_path):
     assert batches.numbers(root) == local["numbers"]
     assert jobs(cluster, root, "undisturbed") == {"COMPLETED": 2}
     assert sorted(devices.values()) == ["0", "1"]
+    listed = slurm.jobs_table(cluster, root)
+    assert sorted(listed["run or notebook"]) == sorted(batches.RUNS) and (listed["seconds"] > 0).all() and listed["start_s"].min() == 0
 
 
 def test_a_job_and_then_the_node_are_killed_and_the_numbers_are_the_same(cluster, local, tmp_path):

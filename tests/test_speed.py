@@ -22,7 +22,9 @@ FOUND = {
             "times_plain_if_only_convolutions": {"fp32": 4.5},
             "features_once_s": {"fp32": 7.0},
             "share_of_peak": {"fp32": 0.4},
-        }
+            "drift": {"steps": [1, 20], "ours": [1.2e-7, 0.02], "plain, nudged": [1e-7, 0.03]},
+        },
+        {"teacher": "wide", "image_size": 256, "batch_size": 8, "step": {}, "times_plain": {}, "drift": None},
     ],
     "scoring": [
         {
@@ -50,6 +52,8 @@ def test_tables_say_what_was_measured(tmp_path):
     assert ours["s per step (quartiles)"] == "0.5 (1.5 - 3)"
     assert speed.scoring_table(found)["times plain"].tolist() == ["1", "1.00"]
     assert speed.whole_runs_table(found)["times one seed"].tolist() == ["1.00", "1.50"]
+    drift = speed.drift_table(found)
+    assert drift["loop"].tolist() == ["ours", "plain, nudged"] and drift["step 20"].tolist() == ["2.0e-02", "3.0e-02"]
     assert speed.metrics_table(found)["metrics of 167 maps"].tolist() == ["ours"]
 
 

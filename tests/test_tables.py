@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_runs import run
+from made_up_runs import failed, run
 
 from rdlib import report, tables
 from rdlib.config import MVTEC_COUNTS, Config
@@ -367,6 +367,95 @@ def test_classes_have_a_cell_each(quick):
     assert [c.ours.mean for c in cells[:9]] == pytest.approx(range(0, 90, 10)) and cells[9].ours is None
 
 
+# --- Runs that failed ---------------------------------------------------------------------------------------------
+
+DEMO = {"dataset": "demo", "image_size": 128}
+
+
+def missing(cells, column=None):
+    """Row -> what stands there instead of a value."""
+    return {row: tables.verdict(c) for row, c in by_row(cells, column).items() if c.ours is None}
+
+
+def test_a_failed_category_keeps_its_row_and_no_average_leaves_it_out(quick):
+    runs = [run(v, **DEMO, category=c, seed=s) for v, c in ((0.9, "brick"), (0.8, "coin")) for s in (0, 1)]
+    runs += [failed("diverged", "loss is nan", **DEMO, category="gravel", seed=s) for s in (0, 1)]
+    cells = tables.category_table(runs, "image_AUROC", dataset="demo", resolution=128)
+    assert [c.row for c in cells] == ["brick", "coin", "gravel", "avg_total"]
+    assert missing(cells) == {"gravel": "diverged", "avg_total": "diverged"}
+    assert {f["reason"] for c in cells for f in c.failures} == {"loss is nan"}
+
+
+def test_a_failure_marks_only_the_cells_it_is_a_run_of(quick):
+    """Not those of another resolution, of another variant, or of another data set whose class has the same name."""
+    runs = [run(category="wood"), failed(category="bottle", image_size=128), failed(category="cable", loss="pixel")]
+    for resolution, expected in ((256, "not run"), (128, "failed")):
+        found = by_row(tables.category_table(runs, "image_AUROC", dataset="mvtec", resolution=resolution))
+        assert tables.verdict(found["bottle"]) == expected and tables.verdict(found["cable"]) == "not run"
+    runs = novelty("digits", [0.5] * 3) + [failed(dataset="digits", normal_class=3)] + novelty("mnist", [0.5] * 3)
+    cells = tables.novelty_classes(runs)
+    assert missing(cells, "digits")["3"] == "failed" and missing(cells, "mnist")["3"] == missing(cells, "digits")["4"] == "not run"
+    assert missing(tables.novelty_table(runs)) == {"mnist": "not run", "fashion_mnist": "not run", "cifar10": "not run", "digits": "failed"}
+
+
+def test_an_average_is_failed_only_by_a_category_without_any_run(quick):
+    """Carpet has another seed: the average is missing for the categories that were not run."""
+    found = by_row(tables.category_table([run(), failed(seed=1)], "image_AUROC", dataset="mvtec", resolution=256))
+    assert tables.verdict(found["avg_textures"]) == "not run"
+
+
+def test_a_value_over_fewer_seeds_than_planned_is_marked(quick, tmp_path):
+    runs = [run(0.9, **DEMO, category=c, seed=0) for c in ("brick", "coin")] + [run(0.8, **DEMO, category="coin", seed=1)]
+    runs += [failed(**DEMO, category="brick", seed=1)]
+    cells = tables.category_table(runs, "PRO", dataset="demo", resolution=128)
+    shown = tables.display_table(cells)["ours"]
+    assert shown["brick"] == "90.0 (1)‡" and shown["coin"] == "85.0 ± 7.1 (2)" and shown["avg_total"].endswith("‡")
+    files = written(tmp_path, cells)
+    assert all(tables.FEWER in files[s] for s in ("md", "html")) and "over fewer seeds than planned" in files["tex"]
+    table = pd.read_csv(tmp_path / "t.csv", index_col="row", keep_default_na=False)
+    assert table["failed"].tolist() == [runs[-1]["run_id"], "", runs[-1]["run_id"]]
+
+
+def test_without_failures_there_is_no_mark_and_no_column():
+    cells = tables.category_table([run(**DEMO, category="coin")], "PRO", dataset="demo", resolution=128)
+    assert "failed" not in tables.frame(cells) and "‡" not in tables.display_table(cells).to_string()
+
+
+@pytest.mark.parametrize("method, row", [("reverse", "reverse distillation (ours)"), ("padim", "PaDiM")])
+def test_a_method_that_failed_on_a_category_has_no_average_and_the_others_keep_theirs(method, row):
+    methods = ("reverse", "conventional", "padim", "spade")
+    runs = [run(0.9 if c == "wood" else 0.7, method=m, category=c) for m in methods for c in ("carpet", "wood")]
+    at = next(i for i, r in enumerate(runs) if r["config"]["method"] == method)
+    runs[at] = failed(method=method, category="carpet")
+    cells = tables.methods_table(runs)
+    assert missing(cells, "image_auroc") == {row: "failed"}
+    assert [c.ours.mean for c in cells if c.ours] == pytest.approx([80] * 12)
+
+
+def test_ablations_say_which_rows_failed():
+    runs = [run(category=c, **variant) for c in ("carpet", "wood") for variant in ({}, {"bottleneck": "pre"}, {"teacher": "resnet18"})]
+    runs = [r for r in runs if r["config"]["teacher"] != "resnet18" or r["config"]["category"] != "wood"]
+    runs += [failed(category="wood", teacher="resnet18"), failed(category="wood", bottleneck="oce")]
+    runs += [run(category=c, seed=1) for c in ("carpet", "wood")]
+    found = {name: missing(cells, "image_AUROC") for name, cells in tables.ablation_rows(runs).items()}
+    assert found["table5_bottleneck"] == {"Pre+OCE": "failed"}
+    assert found["table7_backbones"] == {"resnet18": "failed", "resnet50": "not run"}
+    runs = [r for r in runs if r["config"]["category"] == "wood"] + [failed(category="carpet")]
+    assert set(missing(tables.ablation_rows(runs)["table6_scales"]).values()) == {"failed"}
+
+
+def test_failures_count_for_what_tables_are_about():
+    """Or a profile whose own runs failed would be told by its variants."""
+    runs = [failed(category=c) for c in MVTEC_COUNTS] + [run(category="wood", teacher="resnet18"), run(dataset="demo", category="coin")]
+    assert tables.main_setting(runs) == {"dataset": "mvtec", "teacher": "wide_resnet50_2", "image_size": 256, "epochs": 200}
+
+
+def test_a_failed_run_has_no_effect():
+    runs = [run(0.8), run(0.6, seed=1), failed(loss="pixel"), failed(seed=2)]
+    assert tables.factor_effects(runs, runs, ["image_auroc"]).empty
+    assert len(tables.seed_effects(runs, ["image_auroc"])) == 2 and set(tables.free_effects(runs)["seed"]) <= {0, 1}
+
+
 # --- What moves the number ----------------------------------------------------------------------------------------
 
 
@@ -415,6 +504,17 @@ def test_factors_can_be_left_out_or_named():
 def test_an_undefined_metric_has_no_effect():
     assert effects([run(metrics={"image_auroc": None}, loss="pixel")], [run()]) == []
     assert list(tables.factor_effects([], [run()], ["image_auroc"]).columns) == tables.EFFECT_COLUMNS
+
+
+def test_an_undefined_seed_is_no_noise_and_no_look_at_it_the_best():
+    undefined = {"image_auroc": None}
+    found = tables.seed_effects([run(0.9), run(0.7, seed=1), run(metrics=undefined, seed=2)], ["image_auroc"])
+    assert found["effect"].tolist() == pytest.approx([10, -10])
+    assert tables.seed_effects([run(0.9), run(metrics=undefined, seed=1)], ["image_auroc"]).empty
+    looks = [undefined, {"image_auroc": 0.85}, undefined]
+    best = tables.free_effects([run(0.8, history=looks)]).query("factor == 'best epoch on test, not last' and metric == 'image_auroc'")
+    assert best["effect"].tolist() == pytest.approx([5])
+    assert "image_auroc" not in set(tables.free_effects([run(0.8, history=[undefined])])["metric"])
 
 
 def test_effects_read_from_the_same_run():

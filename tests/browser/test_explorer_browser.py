@@ -1,14 +1,10 @@
 """The explorer in JupyterLab, as a person uses it: JupyterLab is started, all cells are run, and the controls change the picture."""
 
-import json
-import os
 import re
-import subprocess
-import sys
-import time
 
 import pytest
 from helpers import REPO
+from lab import jupyterlab
 from playwright.sync_api import expect
 
 WAIT = 120_000  # ms: the kernel starts and imports what it needs
@@ -26,20 +22,8 @@ def lab(tmp_path_factory):
     settings = own / "CONFIG" / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # asks nobody outside
-    environment = os.environ | {f"JUPYTER_{kind}_DIR": str(own / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
-    words = [sys.executable, "-m", "jupyter", "lab", "--ip=127.0.0.1", "--port=0", "--no-browser", "--allow-root", str(root)]
-    with (own / "log").open("wb") as log:
-        process = subprocess.Popen(words, cwd=root, env=environment | {"PYTHONPATH": str(REPO)}, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 90
-        while not (found := list((own / "RUNTIME").glob("jpserver-*.json"))) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert found, (own / "log").read_text()
-        server = json.loads(found[0].read_text())
+    with jupyterlab("--ip=127.0.0.1", root=root, own=own, environment={"PYTHONPATH": str(REPO)}) as server:
         yield f"http://127.0.0.1:{server['port']}/lab/tree/notebooks/10_explorer.ipynb?token={server['token']}&reset"
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +35,15 @@ def opened(browser, lab):
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(lab)
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=WAIT)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+    run_all(page)
     page.locator(".rd-explorer img").wait_for(timeout=WAIT)
     yield page, complaints
     context.close()
+
+
+def run_all(page):
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
 
 
 class Controls:
@@ -148,9 +136,28 @@ def test_a_scale_is_switched_off(controls, keep):
     keep(controls.page, "explorer-scales")
 
 
-def test_it_fits_a_narrow_window(controls, keep):
-    controls.page.set_viewport_size({"width": 900, "height": 900})
+def test_all_cells_run_again_without_a_restart(controls):
+    """There is one explorer, a fresh one, and it works."""
+    controls.box.evaluate("e => e.classList.add('old')")
+    run_all(controls.page)
+    controls.page.locator(".rd-explorer:not(.old) img").wait_for(timeout=WAIT)
+    expect(controls.box).to_have_count(1)
+    expect(controls.slider("row")).to_be_visible()
+    expect(controls.box.get_by_label("M1")).to_be_checked()
+    before, after = controls.changes(lambda: controls.slider("threshold").press("ArrowRight"))
+    assert before != after
+
+
+@pytest.mark.parametrize("width", [900, 1366])
+def test_it_fits_the_window(controls, keep, width):
+    """Nothing is cut off at the right, of its row or of the cell's output."""
+    controls.page.set_viewport_size({"width": width, "height": 900})
     controls.page.wait_for_timeout(500)
     controls.picture.scroll_into_view_if_needed()
-    assert controls.picture.bounding_box()["width"] <= controls.box.bounding_box()["width"]
-    keep(controls.page, "explorer-narrow")
+    area = controls.page.locator(".jp-OutputArea-output", has=controls.box).bounding_box()
+    for control in controls.box.locator("select, button, img, .widget-slider, .widget-checkbox, .widget-label, table").all():
+        if box := control.bounding_box():  # None: not shown
+            row = control.evaluate("e => e.closest('.widget-hbox, .rd-explorer').getBoundingClientRect().right")  # hides what sticks out
+            edge = min(area["x"] + area["width"], row)
+            assert box["x"] + box["width"] <= edge + 0.5, control.evaluate("e => e.outerHTML")[:200]
+    keep(controls.page, f"explorer-{width}")

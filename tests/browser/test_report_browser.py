@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 from rdlib import page as report
 from rdlib import tables
 from rdlib.config import Config
+from rdlib.report import Report
 from rdlib.results import read_runs, write_atomically, write_failure
 
 DESKTOP, PHONE = {"width": 1366, "height": 900}, {"width": 390, "height": 844}
@@ -49,8 +50,8 @@ def verdicts(tmp_path_factory):
     broken = Config.create(dataset="mvtec", category="wood", seed=0)
     path = folder / "runs" / broken.run_id / "result.json"
     write_failure(path, broken, status="diverged", reason="loss is nan in epoch 3", attempts=1)
-    cells = tables.category_table(runs, "image_AUROC", dataset="mvtec", resolution=256)
-    tables.write_table(folder / "tables", "table1_256", cells, "Table 1")
+    batch = Report(str(folder), str(folder))  # as the notebook does it
+    batch.table("table1_256", tables.category_table(batch.all_runs, "image_AUROC", dataset="mvtec", resolution=256), "Table 1")
     report.write(folder, folder / "report.html")
     return (folder / "report.html").as_uri()
 
@@ -118,7 +119,7 @@ def test_typing_filters_the_rows_and_says_how_many(show, address):
     field = page.get_by_label("Filter runs")
     field.fill("coin PADIM")
     assert page.locator("#all-runs tbody tr:visible").count() == 1 == page.locator("#drill-down > details:visible").count()
-    assert page.locator("#runs output").inner_text() == f"2 of {2 * ALL} shown", "table and list are filtered together"
+    assert page.locator("#runs output").inner_text() == f"1 of {ALL} shown", "a run in table and list is one run"
     field.fill("nothing like it")
     assert page.locator("#all-runs tbody tr:visible").count() == 0
     field.fill("")
@@ -145,6 +146,18 @@ def test_a_link_opens_its_run(show, address, keep):
     assert opened.locator("svg[aria-label^='Training loss']").is_visible() and opened.locator("img").count() == 4
     assert opened.locator("img").first.evaluate("i => i.complete && i.naturalWidth") == 3 * 128 + 2 * 4
     keep(page, "report-run")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_link_to_a_run_that_the_filter_hides_shows_it(show, address, again):
+    """Also if it was the last link that was followed: the address does not change then."""
+    page = show(address + f"#run-{RUN}" if again else address)
+    page.get_by_label("Filter runs").fill("digits")
+    opened = page.locator(f"[id='run-{RUN}']")
+    expect(opened).not_to_be_visible()
+    page.locator(f"{BARS} tbody tr", has_text="coin").get_by_role("link", name="s0").click()
+    expect(opened).to_be_in_viewport()
+    assert page.get_by_label("Filter runs").input_value() == "" and page.locator("#runs output").inner_text() == ""
 
 
 def test_a_run_opens_by_keyboard(show, address):
@@ -188,7 +201,10 @@ def test_nothing_is_lost_without_scripts(show, address):
 def test_no_rule_of_accessibility_is_broken(show, request, which, scheme):
     """Names, contrast, landmarks, headings and the rest of axe-core's rules, with everything opened."""
     page = show(request.getfixturevalue(which), color_scheme=scheme, bypass_csp=True)  # the rules come as a script
-    page.evaluate("document.querySelectorAll('details').forEach((d, i) => d.open = i < 12)")
+    page.evaluate("document.querySelectorAll('main details:not(#drill-down > details)').forEach(d => d.open = true)")
+    runs = "const all = [...document.querySelectorAll('#drill-down > details')]"  # the first, and one with pictures if there is any
+    page.evaluate(f"() => {{ {runs}; for (const d of [all[0], all.find(d => d.querySelector('img')) ?? all[1]]) d.open = true }}")
+    assert page.locator(".run:visible").count() == 2
     broken = Axe().run(page).response["violations"]
     assert [(v["id"], v["nodes"][0]["html"][:200]) for v in broken] == []
 
@@ -197,10 +213,10 @@ def test_every_verdict_has_its_colour(show, verdicts, keep):
     page = show(verdicts)
     rows = page.locator("#table-table1-256 tbody tr")
     found = {}
-    for name in ("carpet", "grid", "pill", "tile"):
+    for name in ("carpet", "grid", "pill", "tile", "wood"):
         pill = rows.filter(has_text=name).locator("td .pill").last
         found[pill.inner_text()] = pill.evaluate("e => getComputedStyle(e).backgroundColor + getComputedStyle(e).borderStyle")
-    assert set(found) == {"agrees", "lower", "higher", "not run"} and len(set(found.values())) == 4
+    assert set(found) == {"agrees", "lower", "higher", "not run", "diverged"} and len(set(found.values())) == 5
     page.locator("#table-table1-256").scroll_into_view_if_needed()
     keep(page, "report-verdicts")
 
@@ -226,6 +242,9 @@ def test_it_prints_on_paper(show, address, keep):
     page = show(address)
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible() and page.locator("h1").is_visible()
-    pages = page.pdf(format="A4").count(b"/Type /Page\n")
-    assert 5 < pages < 40
+    share = page.evaluate("document.querySelector('main').offsetWidth / document.body.offsetWidth")
+    assert share > 0.9, "the contents leave no empty column behind"
+    for landscape in (False, True):
+        pages = page.pdf(format="A4", landscape=landscape).count(b"/Type /Page\n")
+        assert 5 < pages < 45
     keep(page, "report-print")
