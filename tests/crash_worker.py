@@ -14,17 +14,18 @@ from rdlib.evaluate import evaluate
 from rdlib.score import score
 
 CFG = config(epochs=12)
+SLOW_S = 0.2  # of a write on the slow disk
 TRAIN, TEST = image_set(9), image_set(6, masks=True, seed=3)
 
 
 def train(folder: Path, slow_disk: bool = False) -> None:
     """Train, going on from what is there, and write metrics, losses and notes to folder/end.json.
 
-    slow_disk: every write takes a while, so that kills fall into it
+    slow_disk: every write takes SLOW_S, so that kills fall into it
     """
     if slow_disk:
         fsync = os.fsync
-        os.fsync = lambda handle: (time.sleep(0.2), fsync(handle))
+        os.fsync = lambda handle: (time.sleep(SLOW_S), fsync(handle))
     torch.set_num_threads(1)
     fit.seed_everything(CFG)
     net = model.build(CFG, TinyTeacher())

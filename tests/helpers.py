@@ -12,6 +12,7 @@ from rdlib.data import ImageSet
 from rdlib.score import Scores
 
 REPO = Path(__file__).resolve().parents[1]
+PATIENCE = 600  # seconds after which a test gives up waiting: long, because a busy machine is no failure
 
 
 class TinyTeacher(nn.Module):

@@ -9,6 +9,8 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from helpers import PATIENCE
+
 
 def listens(port: int) -> bool:
     with socket.socket() as caller:
@@ -30,11 +32,11 @@ def jupyterlab(*options: str, root: Path, own: Path, environment: dict[str, str]
         yield answering(process, own / "RUNTIME", log)
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(PATIENCE)
 
 
-def answering(process: subprocess.Popen, runtime: Path, log: Path, seconds: float = 120) -> dict:
-    deadline = time.monotonic() + seconds
+def answering(process: subprocess.Popen, runtime: Path, log: Path) -> dict:
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         for path in runtime.glob("jpserver-*.json"):
             with suppress(json.JSONDecodeError):  # being written

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+from helpers import PATIENCE
 
 PROGRAMS = ("munged", "slurmctld", "slurmd")
 os.environ["PATH"] += os.pathsep + "/usr/sbin"  # where Debian has them
@@ -106,7 +107,7 @@ def kill_node(folder: Path, notice: bool = True) -> int:
     daemons = [p for p in ours if p.name() == "slurmd"] + [p for p in parents if p and p.name().startswith("slurmstepd")]
     for process in daemons + jobs:  # in this order, or the node would still report how its jobs ended
         process.kill()
-    psutil.wait_procs(daemons + jobs, timeout=10)
+    psutil.wait_procs(daemons + jobs, timeout=PATIENCE)
     if notice:
         _wait_until_node_is(folder, "down", "down*")
     return len(daemons + jobs)
@@ -121,7 +122,7 @@ def stop(folder: Path) -> None:
             process = psutil.Process(int(pid.read_text()))
             if process.name() == name:
                 process.terminate()
-                process.wait(20)
+                process.wait(PATIENCE)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -152,7 +153,7 @@ def jobs_table(folder: Path, project: Path) -> pd.DataFrame:
 
 
 def _wait_until_node_is(folder: Path, *states: str) -> None:
-    for _ in range(120):
+    for _ in range(2 * PATIENCE):
         if _output(["sinfo", "-h", "-o", "%T"], folder, check=False).strip() in states:
             return
         time.sleep(0.5)

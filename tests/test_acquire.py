@@ -16,7 +16,7 @@ import zipfile
 from functools import partial
 
 import pytest
-from helpers import mask, mvtec_folder, picture, save
+from helpers import PATIENCE, mask, mvtec_folder, picture, save
 
 from rdlib import acquire
 from rdlib.errors import InputError
@@ -429,12 +429,12 @@ def test_a_signal_leaves_nothing_behind(folder, tmp_path, number):
     words = [sys.executable, "-m", "rdlib.acquire", f"http://127.0.0.1:{server.port}/a.tar", str(tmp_path / "data/mvtec")]
     usual = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a suite in the background has it ignored
     process = subprocess.Popen([*words, "--sha256", "0" * 64], stderr=subprocess.PIPE, text=True, preexec_fn=usual)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not list((tmp_path / "data").glob(".mvtec-*/archive")) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert list((tmp_path / "data").glob(".mvtec-*/archive"))
     process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=PATIENCE)[1]
     server.close()
     assert process.returncode == 130 and "stopped; nothing was left behind" in said
     assert left(tmp_path / "data") == []
@@ -448,20 +448,20 @@ def test_what_a_killed_process_left_is_removed_but_not_what_a_living_one_makes(f
         servers.append(SlowServer())
         words = [sys.executable, "-m", "rdlib.acquire", f"http://127.0.0.1:{servers[-1].port}/a.tar", str(tmp_path / "data/mvtec")]
         processes.append(subprocess.Popen([*words, "--sha256", "0" * 64]))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while len(now := sorted((tmp_path / "data").glob(".mvtec-*/archive"))) <= len(made) and time.monotonic() < deadline:
             time.sleep(0.05)
         made += [p.parent.name for p in now if p.parent.name not in made]
     try:
         assert len(made) == 2 and left(tmp_path / "data") == sorted(made)  # the second left the living first alone
         processes[0].kill()
-        processes[0].wait(timeout=60)
+        processes[0].wait(timeout=PATIENCE)
         acquire.acquire(str(folder), tmp_path / "data/mvtec")
         assert left(tmp_path / "data") == sorted([made[1], "mvtec"])
     finally:
         for process, server in zip(processes, servers):
             process.kill()
-            process.wait(timeout=60)
+            process.wait(timeout=PATIENCE)
             server.close()
 
 

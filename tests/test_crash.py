@@ -16,6 +16,7 @@ import crash_worker
 import numpy as np
 import pytest
 import torch
+from helpers import PATIENCE
 
 from rdlib import checkpoint as ck
 from rdlib.checkpoint import NEWEST, PREVIOUS, Checkpoint, random_state, set_random_state
@@ -42,22 +43,40 @@ def start(folder, slow_disk=False):
     return process
 
 
+def half_written_files(folder):
+    return {file.name for file in folder.glob(".*.tmp")}
+
+
+def wait_for_a_write(process, folder, number):
+    """Until the process has begun to write for the `number`th time, or has ended."""
+    old = half_written_files(folder)  # of a process that was killed
+    seen = set(old)
+    while process.is_alive() and len(seen - old) < number:
+        seen |= half_written_files(folder)
+        time.sleep(0.005)
+
+
 def finish(folder):
     process = start(folder)
-    process.join(120)
+    process.join(PATIENCE)
     assert process.exitcode == 0
 
 
 @pytest.mark.parametrize("slow_disk", [False, True], ids=["any moment", "while writing"])
 @pytest.mark.parametrize("run", range(RUNS))
 def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path, uninterrupted, run, slow_disk):
-    """24 kills in all; on the slow disk most fall into the writing of a checkpoint, as the half-written files show."""
+    """24 kills in all, on the slow disk in the middle of writing a checkpoint, as the half-written files show."""
     expected, seconds = uninterrupted
     rng = random.Random(f"{run}{slow_disk}")
     kills = half_written = 0
     while kills < KILLS_PER_RUN:
+        before = half_written_files(tmp_path)
         process = start(tmp_path, slow_disk)
-        process.join(seconds * rng.uniform(0.2, 1.2) + slow_disk)
+        if slow_disk:
+            wait_for_a_write(process, tmp_path, rng.randint(1, 3))
+            process.join(crash_worker.SLOW_S * rng.uniform(0, 0.9))
+        else:
+            process.join(seconds * rng.uniform(0.2, 1.2))
         process.kill()
         process.join()
         if process.exitcode != -signal.SIGKILL:  # ended before the kill: start again from nothing
@@ -67,7 +86,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path, uninterrupt
             seconds *= 0.7  # the machine is less busy than when it was measured
             continue
         kills += 1
-        half_written += any(tmp_path.glob(".*.tmp"))
+        half_written += bool(half_written_files(tmp_path) - before)
     finish(tmp_path)
     assert json.loads((tmp_path / "end.json").read_text()) == expected
     assert half_written > 0 or not slow_disk

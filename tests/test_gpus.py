@@ -7,6 +7,7 @@ import sys
 
 import psutil
 import pytest
+from helpers import PATIENCE
 
 from rdlib import gpus
 from rdlib.errors import InputError
@@ -51,7 +52,7 @@ def test_a_killed_command_gives_its_device_back(command, end):
     first = command("7")
     assert first.stdout.readline() == "7\n"
     first.send_signal(end)
-    first.wait(10)
+    first.wait(PATIENCE)
     assert command("7").stdout.readline() == "7\n"
 
 
@@ -64,7 +65,7 @@ def test_what_a_command_leaves_behind_does_not_keep_the_device(tmp_path):
     orphan = psutil.Process(int(leave.stdout))
     try:
         assert any(f.path.startswith(str(tmp_path / gpus.LOCKS)) for f in orphan.open_files())
-        assert subprocess.run([*on_it, "true"], cwd=tmp_path, timeout=60).returncode == 0
+        assert subprocess.run([*on_it, "true"], cwd=tmp_path, timeout=PATIENCE).returncode == 0
     finally:
         orphan.kill()
 

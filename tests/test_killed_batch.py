@@ -1,5 +1,6 @@
 """Snakemake and kernels are killed in the middle of a batch; started again with the same command it ends with the same numbers."""
 
+import contextlib
 import functools
 import json
 import os
@@ -9,11 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import made_up_runs
 import pandas as pd
+import psutil
 import pytest
 from batches import RUNS, TARGETS, kernels, numbers, numbers_of, project, start
+from helpers import PATIENCE
 
 from rdlib import experiments, failure, report, results, tables
 from rdlib.checkpoint import Checkpoint
@@ -23,13 +27,22 @@ from rdlib.errors import InputError
 KILLS = 6
 
 
-def training(root):
-    """Whether a run has a checkpoint to go on from; waits a while for one."""
+def trainings(root):
+    """The kernels of runs that have a checkpoint to go on from, as their papermill's output says; waits a while for one."""
     for _ in range(100):
-        if any((root / "results/demo/runs").glob("*/checkpoint.pt")):
-            return True
+        begun = {path.parent.name for path in (root / "results/demo/runs").glob("*/checkpoint.pt")}
+        found = [kernel for kernel in kernels(root) if begun & {Path(word).stem for word in words_of_parent(kernel)}]
+        if found:
+            return found
         time.sleep(0.1)
-    return False
+    return []
+
+
+def words_of_parent(process):
+    try:
+        return process.parent().cmdline()
+    except (psutil.NoSuchProcess, AttributeError):  # both have ended meanwhile
+        return []
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +52,9 @@ def killed(tmp_path_factory):
     undisturbed = start(quiet)
     again = functools.partial(start, root, checkpoint_s="0")  # after every epoch, so that there is something to go on from
     rng, kills, process, seen = random.Random(0), {"snakemake": 0, "kernel": 0}, again(), []
-    assert undisturbed.wait(300) == 0
+    assert undisturbed.wait(PATIENCE) == 0
     started = time.monotonic()
-    while sum(kills.values()) < KILLS and time.monotonic() - started < 240:
+    while sum(kills.values()) < KILLS and time.monotonic() - started < PATIENCE:
         time.sleep(rng.uniform(1, 5))
         seen += results.read_runs(root / "results/demo")  # at any moment whole or not there
         if process.poll() is not None:  # ended between two kills: what it made is removed and made again
@@ -53,12 +66,13 @@ def killed(tmp_path_factory):
             process.wait()
             kills["snakemake"] += 1
             process = again()
-        elif training(root) and (running := kernels(root)):
-            rng.choice(running).send_signal(signal.SIGKILL)
-            kills["kernel"] += 1
-    process.wait(300)
+        elif running := trainings(root):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended by itself meanwhile
+                rng.choice(running).kill()
+                kills["kernel"] += 1
+    process.wait(PATIENCE)
     last = again()
-    code = last.wait(300)
+    code = last.wait(PATIENCE)
     seen += results.read_runs(root / "results/demo")
     yield {"code": code, "kills": kills, "killed": root, "quiet": quiet, "seen": seen}
     for orphan in kernels(root):
@@ -101,17 +115,17 @@ def test_a_second_batch_on_the_same_results_is_refused_and_a_dead_ones_lock_is_n
     root = project(tmp_path / "two")
     code = (
         "import sys, time; from pathlib import Path; from filelock import FileLock; Path('results/demo').mkdir(parents=True);"
-        "lock = FileLock('results/demo/.batch.lock'); lock.acquire(); print('held', flush=True); time.sleep(60)"
+        "lock = FileLock('results/demo/.batch.lock'); lock.acquire(); print('held', flush=True); time.sleep(3600)"
     )
     first = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True)
     assert first.stdout.readline() == "held\n"
-    second = start(root)
-    assert second.wait(60) != 0 and "another batch is running on results/demo; wait for it or stop it" in (root / "log.txt").read_text()
+    assert start(root).wait(PATIENCE) != 0
+    assert "another batch is running on results/demo; wait for it or stop it" in (root / "log.txt").read_text()
     first.kill()
     first.wait()
     first.stdout.close()
     third = start(root, ["no_such_file"])  # gets past the lock, then has nothing to make
-    assert third.wait(60) != 0 and "MissingRuleException" in (root / "log.txt").read_text()
+    assert third.wait(PATIENCE) != 0 and "MissingRuleException" in (root / "log.txt").read_text()
 
 
 def test_one_bad_run_stops_no_other_and_a_table_says_failed(tmp_path, monkeypatch):
@@ -119,7 +133,7 @@ def test_one_bad_run_stops_no_other_and_a_table_says_failed(tmp_path, monkeypatc
     root = project(tmp_path / "project")
     out, (bad, good) = root / "results/demo", RUNS
     Checkpoint(out / "runs" / bad, {"lr": 1}).save({"losses": [0.5]})
-    assert start(root).wait(300) == 0, (root / "log.txt").read_text()[-2000:]
+    assert start(root).wait(PATIENCE) == 0, (root / "log.txt").read_text()[-2000:]
     (failure,), (finished,) = results.read_failures(out), results.read_runs(out)
     assert (failure["run_id"], failure["attempts"], finished["run_id"]) == (bad, 1, good)
     assert "its checkpoint was made with another " in failure["reason"] and "remove the folder" in failure["reason"]
@@ -142,7 +156,7 @@ def test_the_reason_is_not_one_of_an_earlier_batch(tmp_path):
     old.parent.mkdir(parents=True)
     executed(old, ("InputError", "of last time"))
     path = f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    assert start(root, TARGETS[:1], environment=os.environ | {"PATH": path}).wait(300) == 0
+    assert start(root, TARGETS[:1], environment=os.environ | {"PATH": path}).wait(PATIENCE) == 0
     (row,) = results.read_failures(root / "results/demo")
     assert (row["reason"], row["attempts"]) == (failure.DIED, 3)
 
@@ -150,7 +164,7 @@ def test_the_reason_is_not_one_of_an_earlier_batch(tmp_path):
 def test_results_that_cannot_be_written_are_a_sentence(tmp_path):
     root = project(tmp_path / "project")
     (root / "results").write_text("a file, not a folder")
-    assert start(root, TARGETS[:1]).wait(120) != 0
+    assert start(root, TARGETS[:1]).wait(PATIENCE) != 0
     log = (root / "log.txt").read_text()
     assert "results/demo: cannot be written (Not a directory); allow writing there" in log and "Traceback" not in log
 
@@ -231,9 +245,9 @@ def test_what_only_looks_changes_nothing(tmp_path):
     root = project(tmp_path / "project")
     path = place(root, made_up_runs.failed(dataset="demo", category="brick", epochs=15))
     for words in (["-np"], ["--summary"], ["--dag", "dot"], ["--lint"]):
-        start(root, [], [*words, "--cores", "1"]).wait(120)
+        start(root, [], [*words, "--cores", "1"]).wait(PATIENCE)
         assert path.exists() and not list((root / "results/demo").glob(".batch*")), words
-    assert start(root, ["no_such_file"]).wait(120) != 0 and not path.exists(), "a batch does forget it"
+    assert start(root, ["no_such_file"]).wait(PATIENCE) != 0 and not path.exists(), "a batch does forget it"
 
 
 def test_a_finished_result_marked_incomplete_is_neither_removed_nor_made_again(tmp_path):
@@ -241,11 +255,11 @@ def test_a_finished_result_marked_incomplete_is_neither_removed_nor_made_again(t
     root = project(tmp_path / "project")
     target = TARGETS[0]
     first = start(root, [target])
-    assert first.wait(300) == 0
+    assert first.wait(PATIENCE) == 0
     before = (root / target).stat().st_ino, (root / target).read_bytes()
     (marker,) = [p for p in (root / ".snakemake/metadata").iterdir() if "metadata" in str(p)]
     shutil.copy(marker, root / ".snakemake/incomplete" / marker.name)
-    assert start(root, [target]).wait(300) == 0
+    assert start(root, [target]).wait(PATIENCE) == 0
     assert ((root / target).stat().st_ino, (root / target).read_bytes()) == before
     log = (root / "log.txt").read_text()
     assert log.count("rule run:") == 2, "it was looked at"

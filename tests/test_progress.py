@@ -6,6 +6,7 @@ import time
 
 import pytest
 from filelock import FileLock
+from helpers import PATIENCE
 
 import rdlib.progress as progress_module
 from rdlib.progress import STARTED, progress
@@ -77,7 +78,7 @@ def test_it_is_told_when_a_run_has_ended_and_not_again(tmp_path, capfd):
 
 
 def wait_until(what):
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not what():
         assert time.monotonic() < end
         time.sleep(0.02)

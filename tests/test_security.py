@@ -10,7 +10,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from helpers import REPO
+from helpers import PATIENCE, REPO
 from lab import jupyterlab
 from made_up_runs import run
 from papermill.exceptions import PapermillExecutionError
@@ -164,7 +164,7 @@ def test_the_command_opens_nothing_to_the_network_and_keeps_the_token():
 
 def status(address):
     try:
-        with urllib.request.urlopen(address, timeout=30) as answer:
+        with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         error.close()

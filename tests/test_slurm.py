@@ -10,14 +10,13 @@ import pandas as pd
 import psutil
 import pytest
 import slurm
-from helpers import REPO
+from helpers import PATIENCE, REPO
 
 from rdlib import experiments, failure
 
 ARTEFACTS = REPO / "results" / "test-artifacts"
 ON_SLURM = ["--workflow-profile", "profiles/slurm", "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"]
 ON_SLURM += ["--set-resources", "run:gpu=1"]  # the demo asks for none
-SECONDS = 400  # after which nothing more is to be hoped for
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,7 @@ def kernels(root):
 
 def wait_for(what, batch):
     """The first true value of what(); the batch must not end before."""
-    for _ in range(2 * SECONDS):
+    for _ in range(2 * PATIENCE):
         if value := what():
             return value
         assert batch.poll() is None, "the batch ended too early"
@@ -90,7 +89,7 @@ def local(tmp_path_factory):
     root = tmp_path_factory.mktemp("local") / "project"
     batch = start(root, ["--cores", "2", "--resources", "gpu=2"], os.environ, gpus="4,5")
     devices = both(root, batch)
-    assert batch.wait(SECONDS) == 0, (root / "log.txt").read_text()[-2000:]
+    assert batch.wait(PATIENCE) == 0, (root / "log.txt").read_text()[-2000:]
     return {"devices": sorted(devices.values()), "numbers": batches.numbers(root)}
 
 
@@ -114,7 +113,7 @@ def test_on_slurm_the_numbers_are_the_same(cluster, local, tmp_path):
     devices = both(root, batch)
     row = root / "results/demo/runs" / batches.OTHER / "result.json"
     assert failure.record(row, root / "none.ipynb", experiments.runs("demo")[batches.OTHER], attempt=3, most=3)
-    assert batch.wait(SECONDS) == 0, (root / "log.txt").read_text()[-2000:]
+    assert batch.wait(PATIENCE) == 0, (root / "log.txt").read_text()[-2000:]
     assert batches.numbers(root) == local["numbers"]
     assert jobs(cluster, root, "undisturbed") == {"COMPLETED": 2}
     assert sorted(devices.values()) == ["0", "1"]
@@ -133,7 +132,7 @@ def test_a_job_and_then_the_node_are_killed_and_the_numbers_are_the_same(cluster
     slurm.start_node(cluster)
     row = root / "results/demo/runs" / batches.OTHER / "result.json"
     assert failure.record(row, root / "none.ipynb", experiments.runs("demo")[batches.OTHER], attempt=3, most=3)
-    assert batch.wait(SECONDS) == 0, (root / "log.txt").read_text()[-2000:]
+    assert batch.wait(PATIENCE) == 0, (root / "log.txt").read_text()[-2000:]
     ended = jobs(cluster, root, "killed")
     assert ended["CANCELLED"] == 1 and ended["NODE_FAIL"] >= 1 and ended["COMPLETED"] == 2, ended
     assert batches.numbers(root) == local["numbers"] and json.loads(row.read_text())["status"] == "failed"

@@ -3,10 +3,11 @@
 import shutil
 
 import pytest
-from helpers import REPO
-from playwright.sync_api import sync_playwright
+from helpers import PATIENCE, REPO
+from playwright.sync_api import expect, sync_playwright
 
 ARTIFACTS = REPO / "results" / "test-artifacts"
+expect.set_options(timeout=1000 * PATIENCE)
 
 
 @pytest.fixture(scope="session")

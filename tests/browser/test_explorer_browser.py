@@ -3,11 +3,9 @@
 import re
 
 import pytest
-from helpers import REPO
+from helpers import PATIENCE, REPO
 from lab import jupyterlab
 from playwright.sync_api import expect
-
-WAIT = 120_000  # ms: the kernel starts and imports what it needs
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +28,14 @@ def lab(tmp_path_factory):
 def opened(browser, lab):
     """The notebook with all cells run, and what the console complained of so far."""
     context = browser.new_context(viewport={"width": 1366, "height": 900})
+    context.set_default_timeout(1000 * PATIENCE)
     page, complaints = context.new_page(), []
     page.on("console", lambda message: complaints.append(f"{message.text} {message.location}") if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(lab)
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=WAIT)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     run_all(page)
-    page.locator(".rd-explorer img").wait_for(timeout=WAIT)
+    page.locator(".rd-explorer img").wait_for()
     yield page, complaints
     context.close()
 
@@ -70,7 +69,7 @@ class Controls:
         self.picture.scroll_into_view_if_needed()
         before, source = self.picture.screenshot(), self.picture.get_attribute("src")
         act()
-        expect(self.picture).not_to_have_attribute("src", source, timeout=WAIT)
+        expect(self.picture).not_to_have_attribute("src", source)
         self.page.wait_for_timeout(1000)  # a slider sends several values
         return before, self.picture.screenshot()
 
@@ -140,7 +139,7 @@ def test_all_cells_run_again_without_a_restart(controls):
     """There is one explorer, a fresh one, and it works."""
     controls.box.evaluate("e => e.classList.add('old')")
     run_all(controls.page)
-    controls.page.locator(".rd-explorer:not(.old) img").wait_for(timeout=WAIT)
+    controls.page.locator(".rd-explorer:not(.old) img").wait_for()
     expect(controls.box).to_have_count(1)
     expect(controls.slider("row")).to_be_visible()
     expect(controls.box.get_by_label("M1")).to_be_checked()

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from helpers import REPO
+from helpers import PATIENCE, REPO
 from made_up_runs import run
 from playwright.sync_api import expect
 
@@ -63,6 +63,7 @@ def show(browser):
 
     def opened(address, viewport=DESKTOP, **more):
         contexts.append(browser.new_context(viewport=viewport, **more))
+        contexts[-1].set_default_timeout(1000 * PATIENCE)
         page = contexts[-1].new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
