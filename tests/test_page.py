@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import time
 import tomllib
 from fnmatch import fnmatch
 from html.parser import HTMLParser
