@@ -7,7 +7,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce progress report reference notebooks bench test browser cluster slurm mutants coverage lint lab lock audit
+.PHONY: help setup data reproduce progress report reference notebooks bench own test browser cluster slurm mutants coverage lint lab lock audit
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -60,6 +60,9 @@ notebooks: setup  ## run every notebook top to bottom, keep the outputs, strip w
 
 bench: setup  ## measure speed and memory against the plain loop, the official loops and scikit-learn (DATA=folder of categories)
 	python tests/bench.py $(PROFILE) --data "$(DATA)"
+
+own: setup  ## measure 11_your_images on MVTec AD's bottle (DATA=folder that holds it) and renew the README's table
+	python tests/own_images.py "$(DATA)"
 
 # As root, or by sudo without a password.
 INSTALL = { run=; test "$$(id -u)" = 0 || run="sudo -n"; \

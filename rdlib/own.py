@@ -239,7 +239,7 @@ def _decode(
         if path in masks:
             problems += _mask_problems(masks[path], image.size)
         if group != "new":
-            first = seen.setdefault(photos.pixel_hash(image), path)
+            first = seen.setdefault(data.pixel_hash(image), path)
             if first != path:
                 problems.append(f"{path}: the same picture as {first}; remove one of them")
     return squares, sizes
@@ -375,6 +375,22 @@ def _share(name: str, hits: NDArray, counted: str) -> dict[str, Any]:
         "interval, %": f"{100 * interval.low:.1f} to {100 * interval.high:.1f}",
         "counted on": f"{int(hits.sum())} of {counted}",
     }
+
+
+def write_measures(path: Path, judge: Detector, scored: Scored, onnx_difference: float, onnx_images: int) -> None:
+    """Threshold, all that `measure` finds and the parity of ONNX as one CSV: quantity, value, unit, interval, counted on.
+
+    onnx_difference: of `detector.onnx_difference` over `onnx_images` photographs
+    raises: InputError if it cannot be written
+    """
+    measured = measure(scored).set_axis(["value", "interval", "counted on"], axis=1).assign(unit="%")
+    others = {
+        "threshold": (judge.threshold.value, f"{judge.threshold.count} held-out good images"),
+        "ONNX, largest difference of a pixel": (onnx_difference, f"{onnx_images} images"),
+    }
+    rows = {name: {"value": value, "unit": "", "interval": "", "counted on": basis} for name, (value, basis) in others.items()}
+    table = pd.concat([measured, pd.DataFrame.from_dict(rows, orient="index")])[["value", "unit", "interval", "counted on"]]
+    results.write_atomically(path, table.rename_axis("quantity").to_csv())
 
 
 def telling(scored: Scored) -> list[str]:

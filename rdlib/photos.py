@@ -7,7 +7,6 @@ is stretched or cut off, photographs of one folder may differ in shape, and the 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -82,11 +81,6 @@ def check_shape(name: str | Path, photo: tuple[int, int], size: int) -> None:
             f"{name}: {photo[0]}x{photo[1]} is too long and narrow, its shorter side would have fewer than {SHORTEST} px "
             f"at image_size={size}; crop it or raise image_size"
         )
-
-
-def pixel_hash(image: Image.Image) -> str:
-    """sha256 of the pixels and their shape: the same picture as PNG and BMP has one hash."""
-    return hashlib.sha256(str(image.size).encode() + image.tobytes()).hexdigest()
 
 
 # --- Geometry -----------------------------------------------------------------------------------------------------

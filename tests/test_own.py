@@ -10,17 +10,18 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import own_images
 import pandas as pd
 import papermill
 import pytest
 import torch
-from helpers import REPO, mask, picture, save
+from helpers import REPO, mask, mvtec_folder, picture, save
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from rdlib import detector, own, photos
+from rdlib import data, detector, own, photos
 from rdlib.detector import Result, threshold_of
 from rdlib.errors import InputError
 from rdlib.paths import PACKAGE
@@ -408,6 +409,53 @@ def test_measures_in_the_head():
     )
     assert own.telling(scored) == ["d", "e", "f", "g"]
     assert list(own.measure(own.Scored(scored.table[:4], None, None)).index) == ["false-alarm rate"]
+
+
+def test_the_file_of_measures_holds_all_figures_unrounded(trained, tmp_path):
+    _, found, judge = trained
+    scored = own.score_photos(judge, found, tmp_path)
+    own.write_measures(tmp_path / "measures.csv", judge, scored, 2.5e-7, 6)
+    table = pd.read_csv(tmp_path / "measures.csv", keep_default_na=False).set_index("quantity")
+    measured = own.measure(scored)
+    assert table["value"].tolist() == [*measured["value, %"], judge.threshold.value, 2.5e-7]
+    assert table["unit"].tolist() == ["%"] * len(measured) + ["", ""]
+    assert table["interval"].tolist() == [*measured["interval, %"], "", ""]
+    assert table["counted on"].tolist()[-2:] == ["2 held-out good images", "6 images"]
+
+
+# --- The README's figures -----------------------------------------------------------------------------------------
+
+
+def test_photographs_are_cut_to_two_shapes_and_a_defect_that_is_cut_away_takes_its_photograph_along(tmp_path):
+    source = mvtec_folder(tmp_path / "bottle", train=3, good=2, bad=4, size=(40, 40))
+    for stem, box in (("001", (0, 18, 4, 22)), ("002", (18, 0, 22, 4))):
+        save(mask((40, 40), box), source / f"ground_truth/hole/{stem}_mask.png")
+    own_images.cut(source, tmp_path / "cut")
+    sizes = {p.relative_to(tmp_path / "cut").as_posix(): data.read_image(p).size for p in (tmp_path / "cut").rglob("*.png")}
+    assert sizes == {
+        "ground_truth/hole/000_mask.png": (40, 28),
+        "ground_truth/hole/003_mask.png": (25, 40),
+        "test/good/000.png": (40, 28),
+        "test/good/001.png": (25, 40),
+        "test/hole/000.png": (40, 28),
+        "test/hole/003.png": (25, 40),
+        "train/good/000.png": (40, 28),
+        "train/good/001.png": (25, 40),
+        "train/good/002.png": (40, 28),
+    }
+    whole, part = (np.asarray(data.read_image(folder / "test/hole/003.png")) for folder in (source, tmp_path / "cut"))
+    assert np.array_equal(whole[:, 7:32], part)
+
+
+def test_the_committed_table_is_that_of_the_committed_measures():
+    folder = REPO / "results/reference/own"
+    assert (folder / "tables/bottle.md").read_text() == own_images.table(folder)
+    for name in own_images.COLUMNS:
+        measures = pd.read_csv(folder / name / "measures.csv").set_index("quantity")["value"]
+        scores = pd.read_csv(folder / name / "scores.csv")
+        alarms = scores["score"] > measures["threshold"]
+        assert measures["false-alarm rate"] == pytest.approx(100 * alarms[scores["group"] == "check"].mean())
+        assert measures["bad images found"] == pytest.approx(100 * alarms[scores["group"] == "bad"].mean())
 
 
 # --- Model file ---------------------------------------------------------------------------------------------------
