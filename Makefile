@@ -36,6 +36,7 @@ ON ?=
 CORES ?= $(if $(ON),4,all)
 CACHE ?= results/cache
 COMMA := ,
+$(if $(ON),$(if $(wildcard profiles/$(ON)/config.yaml),,$(error ON=$(ON): no profiles/$(ON)/config.yaml; there is: $(notdir $(wildcard profiles/*)))))
 $(if $(and $(ON),$(GPUS)),$(error GPUS are those of this machine; on a cluster ($(ON)) the scheduler assigns them))
 WHERE = $(if $(ON),--workflow-profile profiles/$(ON),--cores $(CORES) $(if $(GPUS),--resources gpu=$(words $(subst $(COMMA), ,$(GPUS)))))
 SNAKEMAKE = snakemake $(WHERE) --keep-going --nolock --rerun-incomplete --rerun-triggers mtime --quiet rules host progress \

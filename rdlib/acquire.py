@@ -52,6 +52,10 @@ def acquire(source: str, target: str | Path, sha256: str = "", manifest: str | P
         raise InputError(f"sha256={sha256!r}: must be 64 hexadecimal digits, as `sha256sum` prints them")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         return f"{target}: already complete, left as it is. {check_existing(target, expected)}"
+    if not source:
+        raise InputError(
+            f"no source for {target}: give a local archive or folder of MVTec AD, or an http(s) address (make data SOURCE=...)"
+        )
     if is_url and not (sha256 or manifest):
         raise InputError(f"{source}: an address needs --sha256 or --manifest, else nothing says that the right data came")
     if not is_url and not Path(source).exists():

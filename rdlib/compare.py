@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rdlib.errors import exit_in_words
 from rdlib.results import read_runs
 
 
@@ -61,4 +62,5 @@ def seed_spread(runs: list[dict[str, Any]]) -> float:
 
 
 if __name__ == "__main__":
-    print(summary(*(read_runs(Path(folder)) for folder in sys.argv[1:3])))
+    with exit_in_words():
+        print(summary(*(read_runs(Path(folder)) for folder in sys.argv[1:3])))

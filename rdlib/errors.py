@@ -1,6 +1,7 @@
 """The error for everything a user can mend."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 
@@ -12,6 +13,15 @@ class InputError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+@contextlib.contextmanager
+def exit_in_words() -> Iterator[None]:
+    """For programs: an InputError ends them with its sentence and exit code 1, without a traceback."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(str(error))
 
 
 @contextlib.contextmanager

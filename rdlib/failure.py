@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rdlib.config import Config
-from rdlib.errors import InputError
+from rdlib.errors import InputError, exit_in_words
 from rdlib.results import read_run, write_failure
 
 DIED = "the kernel died without an error, most often because memory ran out; see the log beside the executed notebook"
@@ -67,8 +67,6 @@ def forget(folder: Path) -> None:
 
 if __name__ == "__main__":
     result, executed, parameters, attempt, most = sys.argv[1:]
-    try:
+    with exit_in_words():
         recorded = record(Path(result), Path(executed), json.loads(parameters), int(attempt), int(most))
-    except InputError as unwritable:
-        sys.exit(str(unwritable))
     sys.exit(0 if recorded else 1)

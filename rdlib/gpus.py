@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from rdlib.errors import InputError
+from rdlib.errors import InputError, exit_in_words
 from rdlib.paths import resolve
 
 LOCKS = "results/locks"  # of all profiles
@@ -58,7 +58,5 @@ def run_on(devices: list[str], command: list[str], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_in_words():
         run_on(parse(sys.argv[1]), sys.argv[2:], resolve(LOCKS))
-    except InputError as error:
-        sys.exit(str(error))

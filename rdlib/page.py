@@ -27,7 +27,7 @@ from PIL import Image
 
 from rdlib import experiments, figures, plots, results, tables
 from rdlib.config import Config, defaults_of
-from rdlib.errors import InputError
+from rdlib.errors import InputError, exit_in_words
 from rdlib.paths import PACKAGE, resolve
 from rdlib.progress import progress
 
@@ -550,10 +550,8 @@ def main(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     folder = resolve(given.folder)
     out = resolve(given.out) if given.out else folder / "report.html"
-    try:
+    with exit_in_words():
         write(folder, out, given.data)
-    except InputError as error:
-        sys.exit(f"{error}")
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 

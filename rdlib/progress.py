@@ -15,6 +15,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from rdlib import experiments
+from rdlib.errors import exit_in_words
+from rdlib.paths import resolve
 
 STARTED = ".batch.started"  # touched when a batch begins
 
@@ -107,4 +109,5 @@ def _in_words(seconds: float) -> str:
 
 if __name__ == "__main__":
     profile, data = (*sys.argv[1:], "")[:2]
-    print(progress(Path("results") / profile, set(experiments.runs(profile, data))))
+    with exit_in_words():
+        print(progress(resolve("results") / profile, set(experiments.runs(profile, data))))

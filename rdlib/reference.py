@@ -10,38 +10,61 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from rdlib import figures, results, tables
-from rdlib.errors import InputError
+from rdlib.errors import InputError, exit_in_words
 from rdlib.experiments import PROFILES
 from rdlib.paths import project_root
+
+PARTS = ("runs", "tables", "figures")
 
 
 def renew(profile: str) -> None:
     """Replace results/reference/<profile> by results/<profile> and update the README.
 
-    raises: InputError for an unknown profile: what bears its name is deleted, so it must not be a path
+    raises: InputError for an unknown profile (what bears its name is replaced, so it must not be a path) and for a batch without
+        runs, tables or figures, or with a run that failed; the reference is then as it was
     """
     if profile not in PROFILES:
         raise InputError(f"profile={profile!r}: must be one of {', '.join(PROFILES)}")
     root = project_root()
     source, target = root / "results" / profile, root / "results" / "reference" / profile
-    runs = results.read_runs(source)
-    for part in ("tables", "figures", "runs"):  # an earlier bench.json stays, it says its own revision
-        shutil.rmtree(target / part, ignore_errors=True)
+    _refuse_unfinished(source)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target) as folder:  # whole before anything is replaced
+        _copy(source, Path(folder))
+        for made in Path(folder).iterdir():  # an earlier bench.json stays if this batch has none: it says its own revision
+            if made.is_dir():
+                shutil.rmtree(target / made.name, ignore_errors=True)
+            made.replace(target / made.name)
+    readme = root / "README.md"
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), root / "results" / "reference"), encoding="utf-8")
+
+
+def _refuse_unfinished(source: Path) -> None:
+    failed = len(results.read_failures(source))
+    lacks = [f"{failed} run(s) failed"] * bool(failed) + [f"no {part}" for part in PARTS if not any((source / part).glob("*"))]
+    if lacks:
+        raise InputError(
+            f"{source}: not a finished batch ({', '.join(lacks)}); run `make reproduce PROFILE={source.name}` to its end first"
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """What the reference keeps of a batch."""
     for part in ("tables", "figures"):
         shutil.copytree(source / part, target / part, ignore=shutil.ignore_patterns("*.pdf"))
     if (source / "bench.json").is_file():
         shutil.copyfile(source / "bench.json", target / "bench.json")
+    runs = results.read_runs(source)
     for run in runs:
         folder = target / "runs" / run["run_id"]
         folder.mkdir(parents=True)
         shutil.copyfile(source / "runs" / run["run_id"] / "result.json", folder / "result.json")
     if tables.dataset_of(runs) == "demo":
         _copy_shown_maps(runs, source / "runs", target / "runs")
-    readme = root / "README.md"
-    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), root / "results" / "reference"), encoding="utf-8")
 
 
 NORMAL = 2  # images of each run: without any, the explorer would have no false alarm on a good image to show
@@ -70,4 +93,5 @@ def with_tables(text: str, reference: Path) -> str:
 
 
 if __name__ == "__main__":
-    renew(sys.argv[1])
+    with exit_in_words():
+        renew(sys.argv[1])

@@ -429,6 +429,8 @@ def main() -> None:
     if args.memory:
         return print_memory(args.memory)
     root = Path(args.data) if args.data else demo.demo_root()
+    if not root.is_dir():
+        parser.error(f"{root}: no such folder; give one that holds MVTec's categories")
     category = args.category or ("brick" if not args.data else next(p.name for p in sorted(root.iterdir()) if p.is_dir()))
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -79,7 +79,9 @@ def table(folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help=f"folder that holds {CATEGORY}")
-    source, root = parser.parse_args().data / CATEGORY, project_root()
+    source, root = parser.parse_args().data.resolve() / CATEGORY, project_root()
+    if not source.is_dir():
+        parser.error(f"{source}: no such folder; give the one that holds {CATEGORY} (make own DATA=FOLDER)")
     kept = root / "results/reference/own"
     with tempfile.TemporaryDirectory() as place:
         cut(source, Path(place, "photographs"))

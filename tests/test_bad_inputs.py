@@ -601,6 +601,13 @@ def _(tmp):
     acquire.acquire(str(tmp), tmp.parent / "target", "", tmp / "manifest")
 
 
+@case(
+    "no source", "missing", "no source for mvtec: give a local archive or folder of MVTec AD, or an http(s) address (make data SOURCE=...)"
+)
+def _(tmp):
+    acquire.acquire("", tmp / "mvtec")
+
+
 @case("manifest that is not there", "missing", "nowhere: no such manifest")
 def _(tmp):
     acquire.acquire(str(tmp), tmp.parent / "target", "", tmp / "nowhere")

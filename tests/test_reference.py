@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 from helpers import REPO
-from made_up_runs import run
+from made_up_runs import failed, run
 
 from rdlib import reference, results
+from rdlib.errors import InputError
 from rdlib.score import Scores
 
 DEMO = REPO / "results" / "reference" / "demo"
@@ -74,3 +75,29 @@ def test_a_new_benchmark_replaces_the_old_one(project):
     (project / "results/demo/bench.json").write_text(json.dumps({"new": 1}))
     reference.renew("demo")
     assert json.loads((project / "results/reference/demo/bench.json").read_text()) == {"new": 1}
+
+
+@pytest.mark.parametrize("lacks", ["runs", "tables", "figures", "a run that failed"])
+def test_an_unfinished_batch_is_refused_and_the_reference_is_as_it_was(project, lacks):
+    batch, kept = project / "results/demo", files(project / "results/reference/demo")
+    if lacks in reference.PARTS:
+        shutil.rmtree(batch / lacks)
+    else:
+        row = failed(dataset="demo", category="brick", seed=9)
+        (batch / "runs" / row["run_id"]).mkdir()
+        (batch / "runs" / row["run_id"] / "result.json").write_text(json.dumps(row))
+    words = f"no {lacks}" if lacks in reference.PARTS else r"1 run\(s\) failed"
+    with pytest.raises(InputError, match=rf"not a finished batch \({words}\); run `make reproduce PROFILE=demo` to its end"):
+        reference.renew("demo")
+    assert files(project / "results/reference/demo") == kept
+
+
+def test_a_copy_that_fails_leaves_the_reference_as_it_was(project, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    kept = files(project / "results/reference/demo")
+    monkeypatch.setattr(reference, "_copy_shown_maps", full)
+    with pytest.raises(OSError, match="No space left"):
+        reference.renew("demo")
+    assert files(project / "results/reference/demo") == kept
