@@ -384,13 +384,14 @@ def write_measures(path: Path, judge: Detector, scored: Scored, onnx_difference:
     raises: InputError if it cannot be written
     """
     measured = measure(scored).set_axis(["value", "interval", "counted on"], axis=1).assign(unit="%")
-    others = {
-        "threshold": (judge.threshold.value, f"{judge.threshold.count} held-out good images"),
-        "ONNX, largest difference of a pixel": (onnx_difference, f"{onnx_images} images"),
-    }
-    rows = {name: {"value": value, "unit": "", "interval": "", "counted on": basis} for name, (value, basis) in others.items()}
-    table = pd.concat([measured, pd.DataFrame.from_dict(rows, orient="index")])[["value", "unit", "interval", "counted on"]]
+    first = _plain("threshold", judge.threshold.value, f"{judge.threshold.count} held-out good images")
+    last = _plain("ONNX, largest difference of a pixel", onnx_difference, f"{onnx_images} images")
+    table = pd.concat([first, measured, last])[["value", "unit", "interval", "counted on"]]
     results.write_atomically(path, table.rename_axis("quantity").to_csv())
+
+
+def _plain(quantity: str, value: float, counted: str) -> pd.DataFrame:
+    return pd.DataFrame({"value": value, "unit": "", "interval": "", "counted on": counted}, index=[quantity])
 
 
 def telling(scored: Scored) -> list[str]:

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from rdlib import fit, reference, results
+from rdlib import reference, results
 from rdlib.paths import project_root
 
 CATEGORY = "bottle"
@@ -68,11 +68,12 @@ def shown(row: pd.Series) -> str:
 
 
 def table(folder: Path) -> str:
-    """Markdown of the measures that lie in `folder`, a pair of columns for each of COLUMNS."""
-    columns = {}
-    for name, title in COLUMNS.items():
-        measured = pd.read_csv(folder / name / "measures.csv", keep_default_na=False).set_index("quantity")
-        columns |= {title: measured.apply(shown, axis=1), f"{title}: counted on": measured["counted on"]}
+    """Markdown of the measures that lie in `folder`, a column for each of COLUMNS."""
+    measured = {c: pd.read_csv(folder / name / "measures.csv", keep_default_na=False, index_col="quantity") for name, c in COLUMNS.items()}
+    counted = [m["counted on"].str.replace(r"^\d+ of ", "", regex=True) for m in measured.values()]
+    if not all(counted[0].equals(other) for other in counted):
+        raise ValueError("the columns are about different numbers of photographs; give each its own table")
+    columns = {title: m.apply(shown, axis=1) for title, m in measured.items()} | {"counted on": counted[0]}
     return f"{CAPTION}\n\n{pd.DataFrame(columns).rename_axis(None).to_markdown(disable_numparse=True)}\n"
 
 
@@ -92,7 +93,7 @@ def main() -> None:
                 shutil.copy(Path(place, name, file), kept / name / file)
     made_with = {
         "git_revision": results._git(root, "rev-parse", "HEAD"),
-        "machine": {"cpu": results._cpu_name(), **fit.describe_hardware(torch.device("cpu")), "torch": torch.__version__},
+        "machine": {"cpu": results._cpu_name(), "torch": torch.__version__},
         "parameters": PARAMETERS,
     }
     results.write_atomically(kept / "provenance.json", json.dumps(made_with, indent=1) + "\n")

@@ -417,10 +417,10 @@ def test_the_file_of_measures_holds_all_figures_unrounded(trained, tmp_path):
     own.write_measures(tmp_path / "measures.csv", judge, scored, 2.5e-7, 6)
     table = pd.read_csv(tmp_path / "measures.csv", keep_default_na=False).set_index("quantity")
     measured = own.measure(scored)
-    assert table["value"].tolist() == [*measured["value, %"], judge.threshold.value, 2.5e-7]
-    assert table["unit"].tolist() == ["%"] * len(measured) + ["", ""]
-    assert table["interval"].tolist() == [*measured["interval, %"], "", ""]
-    assert table["counted on"].tolist()[-2:] == ["2 held-out good images", "6 images"]
+    assert table["value"].tolist() == [judge.threshold.value, *measured["value, %"], 2.5e-7]
+    assert table["unit"].tolist() == ["", *["%"] * len(measured), ""]
+    assert table["interval"].tolist() == ["", *measured["interval, %"], ""]
+    assert table["counted on"].tolist() == ["2 held-out good images", *measured["counted on"], "6 images"]
 
 
 # --- The README's figures -----------------------------------------------------------------------------------------
