@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from rdlib import experiments, failure, gpus, progress
 
@@ -64,6 +65,10 @@ REPORTS = {
 }
 # Without any run of its first table (no MVTec category under DATA, say) a notebook has nothing to tell.
 REPORTS = {notebook: report for notebook, report in REPORTS.items() if TABLES[report[0][0]]}
+
+
+# Two lines for every choice of jobs would bury those of the progress.
+logger.addFilter(lambda record: not str(record.msg).startswith(("Select jobs", "Execute ")))
 
 
 onstart:  # here and not in the jobs, whose output stays on the cluster's nodes

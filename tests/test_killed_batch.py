@@ -264,3 +264,4 @@ def test_a_finished_result_marked_incomplete_is_neither_removed_nor_made_again(t
     log = (root / "log.txt").read_text()
     assert log.count("rule run:") == 2, "it was looked at"
     assert "1 of" in log and "runs done" in log, "progress is told in the terminal"
+    assert "Select jobs" not in log and "Execute" not in log, "and not buried"
