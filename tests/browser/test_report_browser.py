@@ -144,7 +144,7 @@ def test_a_link_opens_its_run(show, address, keep):
     page.locator(f"{BARS} tbody tr", has_text="coin").get_by_role("link", name="s0").click()
     opened = page.locator(f"[id='run-{RUN}']")
     opened.wait_for(state="visible")
-    assert opened.locator("svg[aria-label^='Training loss']").is_visible() and opened.locator("img").count() == 4
+    assert opened.locator("svg[aria-label^='Training loss']").is_visible() and opened.locator("img").count() == 6
     assert opened.locator("img").first.evaluate("i => i.complete && i.naturalWidth") == 3 * 128 + 2 * 4
     keep(page, "report-run")
 
