@@ -81,4 +81,4 @@ def test_other_errors_of_a_program_keep_their_traceback():
 )
 def test_make_says_what_cannot_be(words, said):
     made = subprocess.run(["make", "--dry-run", *words.split()], cwd=REPO, capture_output=True, text=True)
-    assert made.returncode == 2 and said in made.stderr and made.stdout == ""
+    assert made.returncode == 2 and said in made.stderr and "snakemake" not in made.stdout
