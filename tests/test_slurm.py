@@ -15,7 +15,7 @@ from helpers import PATIENCE, REPO
 from rdlib import experiments, failure
 
 ARTEFACTS = REPO / "results" / "test-artifacts"
-ON_SLURM = ["--workflow-profile", "profiles/slurm", "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"]
+ON_SLURM = ["--workflow-profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "2"]
 ON_SLURM += ["--set-resources", "run:gpu=1"]  # the demo asks for none
 
 
