@@ -14,6 +14,11 @@ def test_bars_of_the_paper_stand_beside_ours_only_where_it_published_some():
     assert len(alone.patches) == 2 and alone.figure.legends[0].get_texts()[0].get_text() == "ours (error bar: std over seeds)"
 
 
+def test_without_images_a_word_stands_for_the_figure():
+    (text,) = plots.map_grid(images=[], masks=[], maps={"anomaly map": []}, titles=[]).texts
+    assert text.get_text() == "no finished run to show (not run, or failed)"
+
+
 def test_a_shorter_line_of_a_gallery_ends_with_empty_places():
     image = np.zeros((3, 8, 8), np.uint8)
     axes = plots_data.gallery({"a": [("1", image, None), ("2", image, None)], "b": [("3", image, None)]}).axes

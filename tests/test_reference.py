@@ -101,3 +101,18 @@ def test_a_copy_that_fails_leaves_the_reference_as_it_was(project, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         reference.renew("demo")
     assert files(project / "results/reference/demo") == kept
+
+
+def test_of_mvtec_no_photograph_is_kept(project):
+    """Maps are kept with the photographs, which may not be redistributed as data."""
+    result, batch = run(), project / "results/cpu"
+    folder = batch / "runs" / result["run_id"]
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result))
+    masks = np.zeros((1, 8, 8), bool)
+    results.save_maps(folder, Scores(np.zeros((3, 1, 8, 8), np.float32), np.zeros(1), masks, ("test/good/0.png",)), np.zeros((1, 3, 8, 8)))
+    for part in ("tables", "figures"):
+        (batch / part).mkdir()
+        (batch / part / "one.png").touch()
+    reference.renew("cpu")
+    assert files(project / "results/reference/cpu") == {f"runs/{result['run_id']}/result.json", "tables/one.png", "figures/one.png"}
