@@ -2,7 +2,7 @@
 
 The executed notebook holds the error. An error of the run itself (bad data, diverged training, no memory) would come again, so
 it becomes a row for the tables at once; if the kernel died without one, the run is tried again, up to MOST times, and goes on
-from its checkpoint.
+from its checkpoint. A run that was stopped by hand has not failed: it is left to the next batch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def error_in(executed: Path) -> tuple[str, str] | None:
 
 
 def record(result: Path, executed: Path, parameters: dict[str, Any], attempt: int, most: int) -> bool:
-    """Write the failure to `result`; False if the run shall be tried again instead.
+    """Write the failure to `result`; False if the run shall be tried again instead, or was stopped by hand (Ctrl-C).
 
     What fails after the result was written (a figure, say) is told and takes nothing from it.
     """
@@ -39,6 +39,9 @@ def record(result: Path, executed: Path, parameters: dict[str, Any], attempt: in
     if _finished(result):
         print(f"{result.parent.name}: finished, but then: {': '.join(error or (DIED,))}", file=sys.stderr)
         return True
+    if error and error[0] == "KeyboardInterrupt":
+        print(f"{result.parent.name}: stopped; the same command goes on with it", file=sys.stderr)
+        return False
     if error is None and attempt < most:
         return False
     cfg = Config.create(**{k: v for k, v in parameters.items() if k in Config.__dataclass_fields__})

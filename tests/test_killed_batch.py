@@ -96,6 +96,21 @@ def test_a_killed_training_went_on_from_its_checkpoint_to_the_same_bits(killed):
     assert {results.read_run(killed["quiet"] / target)["provenance"]["resumed_from"] for target in TARGETS} == {0}
 
 
+def test_a_batch_stopped_by_hand_has_no_failed_run_and_goes_on(tmp_path):
+    """Ctrl-C reaches Snakemake and papermill, which stops its kernel; kernels are not of the terminal's group."""
+    root = project(tmp_path / "project")
+    usual = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a suite in the background has it ignored
+    batch = start(root, checkpoint_s="0", start_new_session=True, preexec_fn=usual)
+    while not trainings(root):
+        assert batch.poll() is None, (root / "log.txt").read_text()[-2000:]
+    os.killpg(batch.pid, signal.SIGINT)
+    assert batch.wait(PATIENCE) != 0
+    assert results.read_failures(root / "results/demo") == []
+    assert start(root, checkpoint_s="0").wait(PATIENCE) == 0
+    assert any(r["provenance"]["resumed_from"] > 0 for r in results.read_runs(root / "results/demo"))
+    assert results.read_failures(root / "results/demo") == []
+
+
 def test_what_a_killed_process_left_half_written_goes_with_the_next_start(tmp_path):
     cfg = Config.create(dataset="demo", category="brick", seed=0)
     folder = results.run_folder(tmp_path, cfg)
@@ -193,6 +208,13 @@ def test_an_error_becomes_a_row_at_once(tmp_path, error, status, reason):
     assert failure.record(path, executed(tmp_path / "o.ipynb", error), PARAMETERS, attempt=1, most=3)
     (row,) = results.read_failures(tmp_path)
     assert (row["status"], row["reason"], row["attempts"], row["run_id"]) == (status, reason, 1, experiments.identity(PARAMETERS))
+
+
+@pytest.mark.parametrize("attempt", [1, 3])
+def test_a_run_that_was_stopped_by_hand_is_no_row(tmp_path, capsys, attempt):
+    path = tmp_path / "runs" / "x" / "result.json"
+    assert not failure.record(path, executed(tmp_path / "o.ipynb", ("KeyboardInterrupt", "")), PARAMETERS, attempt, most=3)
+    assert not path.exists() and capsys.readouterr().err == "x: stopped; the same command goes on with it\n"
 
 
 def test_a_kernel_that_died_is_tried_again_so_many_times(tmp_path):
