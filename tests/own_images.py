@@ -77,6 +77,15 @@ def table(folder: Path) -> str:
     return f"{CAPTION}\n\n{pd.DataFrame(columns).rename_axis(None).to_markdown(disable_numparse=True)}\n"
 
 
+def provenance(root: Path) -> dict[str, object]:
+    return {
+        "git_revision": results._git(root, "rev-parse", "HEAD"),
+        "git_dirty": bool(results._git(root, "status", "--porcelain")),
+        "machine": {"cpu": results._cpu_name(), "torch": torch.__version__},
+        "parameters": PARAMETERS,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help=f"folder that holds {CATEGORY}")
@@ -84,6 +93,7 @@ def main() -> None:
     if not source.is_dir():
         parser.error(f"{source}: no such folder; give the one that holds {CATEGORY} (make own DATA=FOLDER)")
     kept = root / "results/reference/own"
+    made_with = provenance(root)  # before the measuring: the project may change meanwhile
     with tempfile.TemporaryDirectory() as place:
         cut(source, Path(place, "photographs"))
         for name, folder in (("whole", source), ("cut", Path(place, "photographs"))):
@@ -91,11 +101,6 @@ def main() -> None:
             (kept / name).mkdir(parents=True, exist_ok=True)
             for file in ("measures.csv", "scores.csv"):
                 shutil.copy(Path(place, name, file), kept / name / file)
-    made_with = {
-        "git_revision": results._git(root, "rev-parse", "HEAD"),
-        "machine": {"cpu": results._cpu_name(), "torch": torch.__version__},
-        "parameters": PARAMETERS,
-    }
     results.write_atomically(kept / "provenance.json", json.dumps(made_with, indent=1) + "\n")
     (kept / "tables").mkdir(exist_ok=True)
     results.write_atomically(kept / "tables" / f"{CATEGORY}.md", table(kept))
