@@ -27,7 +27,7 @@ MANIFEST ?=
 PARTIAL ?=
 
 data: setup  ## a complete MVTec AD in TARGET from SOURCE, your archive, folder or address (SHA256=, MANIFEST= check it; PARTIAL=1: not all 15)
-	python -m rdlib.acquire "$(SOURCE)" "$(TARGET)" --sha256 "$(SHA256)" --manifest "$(MANIFEST)" $(if $(PARTIAL),--partial)
+	python -m rdlib.batch.acquire "$(SOURCE)" "$(TARGET)" --sha256 "$(SHA256)" --manifest "$(MANIFEST)" $(if $(PARTIAL),--partial)
 
 # CACHE: the folder of what runs share, empty keeps nothing.
 # GPUS=0,1,2 gives each run one of these devices; ON=slurm hands the runs to a cluster (profiles/slurm), CORES are then those of a cost run.
@@ -46,13 +46,13 @@ reproduce: setup  ## run the batch and make its tables and figures (PROFILE=demo
 	$(SNAKEMAKE) $(ARGS)
 
 progress: setup  ## how far the batch is: done, running, left, failed (PROFILE=demo, DATA as the batch has)
-	@python -m rdlib.progress $(PROFILE) "$(DATA)"
+	@python -m rdlib.run.progress $(PROFILE) "$(DATA)"
 
 report: setup  ## write results/PROFILE/report.html, one page with every table, figure and run (PROFILE=demo, DATA as the batch had)
-	python -m rdlib.page results/$(PROFILE) --data "$(DATA)"
+	python -m rdlib.report.page results/$(PROFILE) --data "$(DATA)"
 
 reference: setup  ## make a finished batch (PROFILE) the committed reference and renew the README tables
-	python -m rdlib.reference $(PROFILE)
+	python -m rdlib.batch.reference $(PROFILE)
 
 notebooks: setup  ## run every notebook top to bottom, keep the outputs, strip what changes by itself
 	cd notebooks && jupyter nbconvert --to notebook --execute --inplace --log-level ERROR *.ipynb
@@ -60,10 +60,10 @@ notebooks: setup  ## run every notebook top to bottom, keep the outputs, strip w
 	  --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info" notebooks/*.ipynb
 
 bench: setup  ## measure speed and memory against the plain loop, the official loops and scikit-learn (DATA=folder of categories)
-	python tests/bench.py $(PROFILE) --data "$(DATA)"
+	python tests/tools/bench.py $(PROFILE) --data "$(DATA)"
 
 own: setup  ## measure 11_your_images on MVTec AD's bottle (DATA=folder that holds it) and renew the README's table
-	python tests/own_images.py "$(DATA)"
+	python tests/tools/own_images.py "$(DATA)"
 
 # As root, or by sudo without a password.
 INSTALL = { run=; test "$$(id -u)" = 0 || run="sudo -n"; \
@@ -85,7 +85,7 @@ test: setup browser cluster  ## unit, parity and end-to-end tests, then the note
 	pytest --durations=5 --nbval notebooks
 
 mutants: setup  ## break the library on purpose, fault by fault, and see the tests fail
-	python tests/mutants.py
+	python tests/tools/mutants.py
 
 coverage: setup  ## which lines and branches of rdlib the tests and notebooks reach
 	coverage erase
@@ -95,7 +95,7 @@ coverage: setup  ## which lines and branches of rdlib the tests and notebooks re
 	coverage report
 
 slurm: setup cluster  ## the cluster's tests alone, on a SLURM of one node that they start
-	pytest -rs --durations=5 tests/test_gpus.py tests/test_slurm.py
+	pytest -rs --durations=5 tests/batch/test_gpus.py tests/batch/test_slurm.py
 
 lint: setup  ## ruff on modules and notebooks
 	ruff check rdlib tests notebooks

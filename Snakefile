@@ -9,7 +9,8 @@ from snakemake.cli import parse_args
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from rdlib import experiments, failure, gpus, progress
+from rdlib.batch import failure, gpus
+from rdlib.run import plan, progress
 
 PROFILE = config.get("profile", "demo")
 DATA = str(config.get("data") or "")  # snakemake reads an empty value as None
@@ -29,9 +30,9 @@ LOOKS += " delete_all_output delete_temp_output conda_create_envs_only conda_cle
 PARSER, ARGUMENTS = parse_args(sys.argv[1:])  # Snakemake's own reading of its command: "-np" is a dry run too
 STARTS = all(getattr(ARGUMENTS, name, None) == PARSER.get_default(name) for name in LOOKS.split())
 
-missing = experiments.missing(PROFILE, DATA)
+missing = plan.missing(PROFILE, DATA)
 if missing or ARGUMENTS.dryrun:
-    print(experiments.plan_text(PROFILE, DATA), file=sys.stderr)
+    print(plan.plan_text(PROFILE, DATA), file=sys.stderr)
 if missing:
     raise WorkflowError(f"profile {PROFILE} cannot run; {len(missing)} thing(s) are missing:\n  " + "\n  ".join(missing))
 
@@ -52,8 +53,8 @@ if workflow.is_main_process and STARTS:  # not in onstart, which comes after the
     except OSError as error:
         raise WorkflowError(f"{OUT}: cannot be written ({error.strerror}); allow writing there") from None
 
-RUNS = experiments.runs(PROFILE, DATA)
-TABLES = {table: [experiments.identity(p) for p in needed] for table, needed in experiments.tables(PROFILE, DATA).items()}
+RUNS = plan.runs(PROFILE, DATA)
+TABLES = {table: [plan.identity(p) for p in needed] for table, needed in plan.tables(PROFILE, DATA).items()}
 # Report notebook -> tables whose runs it reads, and one file of each kind that it always writes.
 REPORTS = {
     "04_mvtec": (["mvtec", "baselines"], ["tables/same_teacher.csv", "figures/category_bars.png"]),
@@ -88,7 +89,7 @@ def threads_of(run_id):
 
 def flags(run_id, threads):
     """The papermill flags of one run."""
-    values = {"save_maps": experiments.keeps_maps(RUNS[run_id])} | RUNS[run_id] | {"threads": threads, "out_dir": OUT, "cache_dir": CACHE}
+    values = {"save_maps": plan.keeps_maps(RUNS[run_id])} | RUNS[run_id] | {"threads": threads, "out_dir": OUT, "cache_dir": CACHE}
     values |= {"checkpoint_s": CHECKPOINT_S} if CHECKPOINT_S else {}
     return " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in values.items())
 
@@ -96,7 +97,7 @@ def flags(run_id, threads):
 PAPERMILL = "papermill --no-progress-bar notebooks/{params.notebook}.ipynb {params.executed} {params.flags} > {log} 2>&1"
 # The end of the log is the sentence that says why.
 SHOW_WHY = " || {{ tail -n 3 {log} >&2; exit 1; }}"
-ON_A_GPU = f"python -m rdlib.gpus {shlex.quote(GPUS)} " if GPUS else ""
+ON_A_GPU = f"python -m rdlib.batch.gpus {shlex.quote(GPUS)} " if GPUS else ""
 
 
 localrules:
@@ -130,7 +131,7 @@ rule run:
         OUT + "/executed/runs/{run_id}.log",
     threads: lambda wildcards: threads_of(wildcards.run_id)
     shell:  # a failure becomes a row of the tables, so that it stops nothing else; its reason is not one of an earlier batch
-        f"rm -f {{params.executed}}; {ON_A_GPU}{PAPERMILL} || python -m rdlib.failure {{output}} {{params.executed}} {{params.parameters}} {{resources.attempt}} {MOST_ATTEMPTS}"
+        f"rm -f {{params.executed}}; {ON_A_GPU}{PAPERMILL} || python -m rdlib.batch.failure {{output}} {{params.executed}} {{params.parameters}} {{resources.attempt}} {MOST_ATTEMPTS}"
 
 
 for notebook, (needed, written) in REPORTS.items():
@@ -164,4 +165,4 @@ rule compare:
     output:
         f"{OUT}/comparison.txt",
     shell:
-        "python -m rdlib.compare {OUT} {REFERENCE} | tee {output}"
+        "python -m rdlib.batch.compare {OUT} {REFERENCE} | tee {output}"

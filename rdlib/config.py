@@ -57,7 +57,7 @@ class Where:
     out_dir: the run goes to `out_dir/runs/<run id>/`
     device: "auto", "cuda", "cuda:1", "mps" or "cpu"
     threads: CPU threads; 0 = torch's own choice. Sums are split by thread, so last digits depend on it
-    cache_dir: decoded images and teacher features that runs share, see rdlib.cache; "" keeps none
+    cache_dir: decoded images and teacher features that runs share, see rdlib.run.cache; "" keeps none
     cache_gb: its limit in 10^9 bytes; the least recently used go first
     checkpoint_s: least seconds between checkpoints of an unfinished training; 0 = after every epoch
     overwrite: train again although the run is already there

@@ -32,11 +32,11 @@ from scipy import ndimage
 from torchvision import datasets
 from torchvision.transforms import functional as TF
 
-from rdlib import cache
-from rdlib.cache import Store
 from rdlib.config import MVTEC_COUNTS, NOVELTY_DATASETS, Config
 from rdlib.errors import InputError
 from rdlib.metrics import EIGHT_NEIGHBOURS
+from rdlib.run import cache
+from rdlib.run.cache import Store
 
 try:
     from backports import tarfile  # installed where Python, before 3.11.4, has no data filter (Debian 12)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from rdlib import cache
-from rdlib.cache import Store
 from rdlib.config import Config
+from rdlib.run import cache
+from rdlib.run.cache import Store
 
 MEMORY = 4 * 2**30  # bytes of teacher features to keep in memory where they are not on disk
 CHUNK = 4 * 256 * 256  # pixels per pass without gradients: what fits the processor's caches is fastest

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rdlib.cache import Store
-from rdlib.checkpoint import Checkpoint
 from rdlib.config import Config
 from rdlib.data import ImageSet
 from rdlib.distance import LOSSES
 from rdlib.errors import InputError
 from rdlib.features import TeacherFeatures, autocast, to_batch
 from rdlib.model import Distillation
+from rdlib.run.cache import Store
+from rdlib.run.checkpoint import Checkpoint
 
 
 def choose_device(name: str = "auto") -> torch.device:

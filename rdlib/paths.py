@@ -31,7 +31,7 @@ def output_folder(name: str, path: str | Path) -> Path:
     """The folder that a parameter `name` wants written to: a relative path stays below results/, an absolute one is the user's choice.
 
     Symbolic links are not followed: a `results` that points to a larger disk is the user's choice too.
-    raises: InputError if a relative path leaves results/ or enters the reference in it, which only rdlib.reference renews, an
+    raises: InputError if a relative path leaves results/ or enters the reference in it, which only rdlib.batch.reference renews, an
         absolute one hides its place behind "..", or it is no folder's name
     """
     text = str(path)

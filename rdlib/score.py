@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
-from rdlib.cache import Store
 from rdlib.config import Config
 from rdlib.data import ImageSet
 from rdlib.distance import distance_maps
 from rdlib.features import TeacherFeatures, autocast, chunk_slices, device_of, for_inference, to_batch
 from rdlib.metrics import image_score
 from rdlib.model import Distillation
+from rdlib.run.cache import Store
 
 __all__ = ["Scores", "anomaly_map", "enlarge", "image_score", "score"]
 

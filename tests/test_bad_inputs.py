@@ -21,10 +21,14 @@ import torch
 from helpers import REPO, TinyTeacher, config, mask, mvtec_folder, picture, save
 from made_up_runs import run
 
-from rdlib import acquire, audit, baselines, data, experiments, fit, model, own, reference, results
+from rdlib import baselines, data, fit, model
+from rdlib.batch import acquire, reference
 from rdlib.config import MVTEC_COUNTS, Config, from_notebook
 from rdlib.errors import InputError
-from rdlib.report import Report
+from rdlib.own import images
+from rdlib.report import audit
+from rdlib.report.report import Report
+from rdlib.run import plan, record
 
 PAGE = REPO / "tests" / "bad_inputs.md"
 KINDS = ("corrupt", "missing", "extra", "wrong type", "wrong value", "wrong size", "hostile")
@@ -282,12 +286,12 @@ parameters("no folder for results", "missing", {"out_dir": ""}, "out_dir='': mus
 
 @case("own images: results outside the project", "hostile", "out_dir='../../x': must lie below results/")
 def _(tmp):
-    own.Settings(out_dir="../../x")
+    images.Settings(out_dir="../../x")
 
 
 @case("own images: sigma that no model file may hold", "wrong value", "sigma=80.0: must not be greater than 64")
 def _(tmp):
-    own.Settings(sigma=80.0)
+    images.Settings(sigma=80.0)
 
 
 @case("device that is no device", "wrong value", "device='tpu': not available here; there is ", "cpu")
@@ -300,7 +304,7 @@ def _(tmp):
 
 @case("unknown profile", "wrong value", "profile='papper': must be one of demo, cpu, paper")
 def _(tmp):
-    experiments.runs("papper")
+    plan.runs("papper")
 
 
 @case("profile that is a path", "hostile", "profile='../../x': must be one of demo, cpu, paper")
@@ -310,7 +314,7 @@ def _(tmp):
 
 @case("`DATA` that is not there", "missing", "nowhere: no such folder")
 def _(tmp):
-    experiments.find_data(str(tmp / "nowhere"))
+    plan.find_data(str(tmp / "nowhere"))
 
 
 # --- Weights and checkpoints --------------------------------------------------------------------------------------
@@ -429,7 +433,7 @@ def _(tmp):
     cfg = Config.create(**BOTTLE)
     made, folder = run_file(tmp, lambda made: made.update(run_id=cfg.run_id, config=cfg.to_dict() | {"lr": 0.1}))
     where = made["provenance"]
-    results.finished(tmp, cfg, teacher_sha256=where["teacher_sha256"], data_manifest=where["data_manifest"])
+    record.finished(tmp, cfg, teacher_sha256=where["teacher_sha256"], data_manifest=where["data_manifest"])
 
 
 @case("kept maps with pickled objects", "hostile", "maps.npz: damaged, or holds something else than arrays")

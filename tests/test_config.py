@@ -209,7 +209,7 @@ OTHERS = {
     "experiment": WORDS,
     "label": WORDS.map(lambda w: f"L{w}"),
 }
-SCHEMA = json.loads((PACKAGE / "result.schema.json").read_text())["properties"]["run_id"]["pattern"]
+SCHEMA = json.loads((PACKAGE / "run/result.schema.json").read_text())["properties"]["run_id"]["pattern"]
 
 
 def test_every_field_of_a_run_is_tried_below():

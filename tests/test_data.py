@@ -22,9 +22,9 @@ from torchvision.transforms import Resize, ToTensor
 from torchvision.transforms import functional as TF
 
 from rdlib import data
-from rdlib.cache import Store
 from rdlib.config import Config
 from rdlib.data import DataError
+from rdlib.run.cache import Store
 
 CFG = config()
 BLACK_OR_WHITE = {0, 255}

@@ -6,8 +6,8 @@ import re
 import pytest
 from helpers import REPO
 
-from rdlib.results import read_runs
-from rdlib.tables import choose, main_setting
+from rdlib.report.tables import choose, main_setting
+from rdlib.run.record import read_runs
 
 TEXT = (REPO / "ERRATA.md").read_text(encoding="utf-8")
 ROWS = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in TEXT.splitlines() if re.match(r"\| \d", line)]

@@ -7,8 +7,8 @@ from helpers import TinyTeacher, config, image_set
 from torch import nn
 
 from rdlib import features, model
-from rdlib.cache import Store
 from rdlib.features import TeacherFeatures
+from rdlib.run.cache import Store
 
 IMAGES = image_set(9).images
 CPU = torch.device("cpu")

@@ -19,8 +19,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import rdlib
-from rdlib import experiments
 from rdlib.config import Config, Where, from_notebook
+from rdlib.run import plan
 
 PYPROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
@@ -74,7 +74,9 @@ def test_conda_installs_the_same_lock():
     assert len(plain) == 2 and pip[0] == "-r requirements.txt"
 
 
-@pytest.mark.parametrize("file", ["result.schema.json", "paper/published.csv"])
+@pytest.mark.parametrize(
+    "file", ["run/result.schema.json", "own/detector.schema.json", "paper/published.csv"]
+)
 def test_data_files_of_the_package_are_installed(file):
     patterns = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rdlib"]
     assert (REPO / "rdlib" / file).is_file() and any(Path(file).match(p) for p in patterns)
@@ -197,4 +199,4 @@ def test_parameters_of_a_run_are_the_configuration():
 def test_the_defaults_of_a_run_are_a_run_of_the_demo():
     defaults = {name: ast.literal_eval(p["default"]) for name, p in papermill.inspect_notebook(RUN).items()}
     cfg, where = from_notebook(defaults)
-    assert cfg.run_id in experiments.runs("demo") and where == Where()
+    assert cfg.run_id in plan.runs("demo") and where == Where()

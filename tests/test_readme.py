@@ -7,8 +7,11 @@ import pytest
 import torch
 from helpers import REPO
 
-from rdlib import model, page, reference, results
+from rdlib import model
+from rdlib.batch import reference
 from rdlib.config import Config
+from rdlib.report import page
+from rdlib.run import record
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 REFERENCE = REPO / "results" / "reference"
@@ -130,12 +133,12 @@ def test_another_backbone_is_one_call():
 
 def test_runs_are_read_elsewhere_in_one_call():
     (words,) = re.findall(r"`(results\.read_runs\([^`]*\))`", README)
-    runs = eval(words.replace("results/demo", str(REFERENCE / "demo")), {"results": results, "Path": Path})
+    runs = eval(words.replace("results/demo", str(REFERENCE / "demo")), {"results": record, "Path": Path})
     assert len(runs) > 80 and all(r["metrics"]["image_auroc"] > 0 for r in runs)
 
 
 def test_the_committed_reference_is_rendered_without_training(tmp_path):
-    (words,) = re.findall(r"`\.venv/bin/python -m rdlib\.page ([^`]*)`", README)
+    (words,) = re.findall(r"`\.venv/bin/python -m rdlib\.report\.page ([^`]*)`", README)
     folder, out = words.split()
     page.main([str(REPO / folder), str(tmp_path / out)])
     assert (tmp_path / out).stat().st_size > 1e6

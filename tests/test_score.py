@@ -10,8 +10,8 @@ from helpers import TinyTeacher, config, image_set, made_up_scores
 from scipy.ndimage import gaussian_filter
 
 from rdlib import baselines, distance, features, fit, model, score
-from rdlib.cache import Store
 from rdlib.metrics import image_score
+from rdlib.run.cache import Store
 
 SHAPES = [(2, 4, 8, 8), (2, 6, 4, 4), (2, 8, 2, 2)]
 

@@ -19,10 +19,12 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from PIL import Image
 
-from rdlib import plots, plots_data, reference, results
+from rdlib.batch import reference
 from rdlib.config import Config, Where, from_notebook
 from rdlib.errors import InputError
-from rdlib.report import Report
+from rdlib.report import plots, plots_data
+from rdlib.report.report import Report
+from rdlib.run import record
 
 RUN = REPO / "notebooks" / "02_run.ipynb"
 NAMES = [n for n, field in (Config.__dataclass_fields__ | Where.__dataclass_fields__).items() if field.type == "str"]
@@ -90,10 +92,10 @@ def test_odd_file_names_are_drawn_as_they_are(tmp_path, name):
     image, mask = np.zeros((3, 8, 8), np.uint8), np.eye(8, dtype=bool)
     grid = plots.map_grid(images=[image], masks=[mask], maps={"map": np.ones((1, 8, 8))}, titles=[name])
     for figure in (grid, plots_data.gallery({name: [(name, image, mask)]})):
-        results.save_figure(figure, tmp_path / "figure")
+        record.save_figure(figure, tmp_path / "figure")
         assert any(text.get_text() == name for ax in figure.axes for text in (ax.title, ax.yaxis.label))
     heat_map = plots.heat_map(Image.new("RGB", (8, 8)), np.ones((8, 8), np.float32), 0.5, name)
-    results.save_figure(heat_map, tmp_path / "heat_map")
+    record.save_figure(heat_map, tmp_path / "heat_map")
     assert heat_map.get_suptitle() == name
 
 
@@ -104,7 +106,7 @@ def test_a_run_file_with_markup_in_its_configuration_is_refused(tmp_path, field)
     path = tmp_path / "result.json"
     path.write_text(json.dumps(made))
     with pytest.raises(InputError, match=f"{path}: not a result of this version"):
-        results.read_run(path)
+        record.read_run(path)
 
 
 # --- Kept maps ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,98 @@
+"""Renew the committed reference of a profile from a finished batch: `python -m rdlib.batch.reference PROFILE` (`make reference`).
+
+Copies run files, tables and figures to results/reference/<profile> and puts the headline tables into README.md. Of the kept
+maps only the images that figures show and the normal ones with the highest scores are copied, and none of MVTec AD: its
+photographs may not be redistributed as data.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from rdlib.errors import InputError, exit_in_words
+from rdlib.paths import project_root
+from rdlib.report import figures, tables
+from rdlib.run import record
+from rdlib.run.plan import PROFILES
+
+PARTS = ("runs", "tables", "figures")
+
+
+def renew(profile: str) -> None:
+    """Replace results/reference/<profile> by results/<profile> and update the README.
+
+    raises: InputError for an unknown profile (what bears its name is replaced, so it must not be a path) and for a batch without
+        runs, tables or figures, or with a run that failed; the reference is then as it was
+    """
+    if profile not in PROFILES:
+        raise InputError(f"profile={profile!r}: must be one of {', '.join(PROFILES)}")
+    root = project_root()
+    source, target = root / "results" / profile, root / "results" / "reference" / profile
+    _refuse_unfinished(source)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target) as folder:  # whole before anything is replaced
+        _copy(source, Path(folder))
+        for made in Path(folder).iterdir():  # an earlier bench.json stays if this batch has none: it says its own revision
+            if made.is_dir():
+                shutil.rmtree(target / made.name, ignore_errors=True)
+            made.replace(target / made.name)
+    readme = root / "README.md"
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), root / "results" / "reference"), encoding="utf-8")
+
+
+def _refuse_unfinished(source: Path) -> None:
+    failed = len(record.read_failures(source))
+    lacks = [f"{failed} run(s) failed"] * bool(failed) + [f"no {part}" for part in PARTS if not any((source / part).glob("*"))]
+    if lacks:
+        raise InputError(
+            f"{source}: not a finished batch ({', '.join(lacks)}); run `make reproduce PROFILE={source.name}` to its end first"
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """What the reference keeps of a batch."""
+    for part in ("tables", "figures"):
+        shutil.copytree(source / part, target / part, ignore=shutil.ignore_patterns("*.pdf"))
+    if (source / "bench.json").is_file():
+        shutil.copyfile(source / "bench.json", target / "bench.json")
+    runs = record.read_runs(source)
+    for run in runs:
+        folder = target / "runs" / run["run_id"]
+        folder.mkdir(parents=True)
+        shutil.copyfile(source / "runs" / run["run_id"] / "result.json", folder / "result.json")
+    if tables.dataset_of(runs) == "demo":
+        _copy_shown_maps(runs, source / "runs", target / "runs")
+
+
+NORMAL = 2  # images of each run: without any, the explorer would have no false alarm on a good image to show
+
+
+def _copy_shown_maps(runs: list[dict], source: Path, target: Path) -> None:
+    setting = tables.main_setting(runs)
+    main = tables.choose(runs, seed=0, **setting)
+    shown = figures.all_chosen(main)
+    for run in main + tables.choose(runs, method="conventional", seed=0, **setting):
+        normal = sorted((i for i in run["images"] if not i["label"]), key=lambda i: -i["score"])[:NORMAL]
+        paths = {p for c, p in shown if c == run["config"]["category"]} | {i["path"] for i in normal}
+        record.thin_maps(source / run["run_id"], target / run["run_id"], paths)
+
+
+def with_tables(text: str, reference: Path) -> str:
+    """README text with every `<!-- table PROFILE/NAME -->` block replaced by that reference table."""
+
+    def block(match: re.Match) -> str:
+        profile, name = match["profile"], match["name"]
+        path = reference / profile / "tables" / f"{name}.md"
+        table = path.read_text(encoding="utf-8") if path.is_file() else f"{name} of profile {profile}: not run"
+        return f"<!-- table {profile}/{name} -->\n{table.strip()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table (?P<profile>\w+)/(?P<name>\w+) -->\n.*?<!-- end -->", block, text, flags=re.S)
+
+
+if __name__ == "__main__":
+    with exit_in_words():
+        renew(sys.argv[1])

@@ -1,0 +1,1 @@
+"""The reader's own images: folders, detector, ONNX, explorer."""

@@ -1,0 +1,357 @@
+"""A trained detector: threshold from held-out good images, one model file, three lines to score a photograph, ONNX.
+
+    from rdlib.own import detector
+    found = detector.load("model.safetensors").score("photo.jpg")
+    found.score, found.is_anomalous, found.map  # float, bool, (H, W) at the photograph's own size
+
+The model file is safetensors: plain tensors (OCBE and student) and a JSON card in its metadata; nothing in it is
+executed. The frozen teacher is not in the file: it is loaded by name, and its weights must have the same sha256.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import fastjsonschema
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from rdlib import model
+from rdlib.config import Config
+from rdlib.errors import InputError
+from rdlib.features import device_of, to_batch
+from rdlib.fit import choose_device
+from rdlib.own import photos
+from rdlib.paths import PACKAGE
+from rdlib.run.record import write_atomically
+from rdlib.score import enlarge, enlargement
+
+FORMAT, VERSION = "rdlib-detector", 1
+CARD = "rdlib"  # key of the card in the file's metadata
+KEPT = ("teacher", "image_size", "epochs", "batch_size", "lr", "sigma", "seed")  # the rest of Config is at its default
+OPSET = 18
+PARITY = 1e-4  # largest difference allowed between maps of PyTorch and of onnxruntime; maps lie in [0, 6]
+
+
+# --- Threshold ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """value: scores above it are alarms; rate: the false-alarm rate asked for; count: held-out good images;
+    expected: what the expected false-alarm rate is at most; greater than `rate` if `count` is too small for it
+    """
+
+    value: float
+    rate: float
+    count: int
+    expected: float
+
+    def __str__(self) -> str:
+        basis = f"Threshold {self.value:.4g}, from {self.count} held-out good images: at most {self.expected:.1%} of new good ones"
+        promise = f"{basis} are expected to raise a false alarm (asked for: {self.rate:.1%})."
+        if self.expected <= self.rate:
+            return promise
+        needed = math.ceil(1 / self.rate - 1e-9) - 1
+        return (
+            f"{promise} What was asked for cannot be promised: that takes {needed} held-out good images or more, "
+            "so the threshold is the highest score of those there are."
+        )
+
+
+def threshold_of(scores: NDArray, rate: float) -> Threshold:
+    """The order statistic whose expected false-alarm rate is at most `rate` (split conformal prediction).
+
+    If a new good image's score is exchangeable with the n held-out ones, it exceeds the k-th smallest of them with a
+    probability of at most (n + 1 - k) / (n + 1), whatever the distribution, ties included. The smallest k that keeps this
+    within `rate` is taken; if rate < 1 / (n + 1) there is none, and the maximum is taken.
+
+    scores: (n,) of good images that were not trained on
+    rate: in (0, 1)
+    raises: InputError without scores, or if one is not finite
+    """
+    count = len(scores)
+    if not count or not np.isfinite(scores).all():
+        raise InputError(f"threshold: {count} held-out scores, all must be finite and one at least is needed")
+    alarms = max(1, math.floor(rate * (count + 1) + 1e-9))  # 1e-9: 0.05 * 20 must be 1, whatever binary fractions say
+    return Threshold(float(np.sort(scores)[count - alarms]), rate, count, alarms / (count + 1))
+
+
+# --- Scoring ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """map: (H, W) float32 at the photograph's own size, higher is more anomalous; threshold: the detector's"""
+
+    map: NDArray
+    threshold: float
+
+    @cached_property
+    def score(self) -> float:
+        """The map's maximum (S_AD, Sec. 3.3)."""
+        return float(self.map.max())
+
+    @property
+    def is_anomalous(self) -> bool:
+        return self.score > self.threshold
+
+    @property
+    def region(self) -> NDArray:
+        """(H, W) bool: where the map exceeds the threshold; not empty exactly if the image is anomalous."""
+        return self.map > np.float64(self.threshold)  # else NumPy rounds the threshold to float32, and `score` is not
+
+    @property
+    def peak(self) -> tuple[int, int]:
+        """(x, y) of the map's maximum, in px of the photograph."""
+        y, x = np.unravel_index(np.argmax(self.map), self.map.shape)
+        return int(x), int(y)
+
+
+@torch.no_grad()
+def square_map(net: nn.Module, cfg: Config, image: Image.Image) -> NDArray:
+    """Anomaly map (image_size, image_size) float32 of an RGB image fitted into the square (photos.GEOMETRY)."""
+    batch = to_batch(photos.to_square(image, cfg.image_size)[None], device_of(net))
+    maps = net.maps(net.teacher(batch), batch)
+    return enlarge([maps[k - 1] for k in cfg.scales], batch.shape[-2:], cfg.sigma).sum(0)[0].cpu().numpy()
+
+
+def photo_map(net: nn.Module, cfg: Config, image: Image.Image) -> NDArray:
+    """Anomaly map (H, W) float32 of an RGB image, at its own size. One image at a time: no result depends on neighbours."""
+    return photos.from_square(square_map(net, cfg, image), image.size)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A trained network with its threshold."""
+
+    net: model.ReverseDistillation
+    cfg: Config
+    teacher_sha256: str
+    threshold: Threshold
+
+    def score(self, photo: str | Path | Image.Image) -> Result:
+        """Score one photograph of any size; an opened image gets the same map as its file.
+
+        raises: InputError naming the file if it cannot be read, or is too long and narrow
+        """
+        image = photos.upright(photo) if isinstance(photo, Image.Image) else photos.read(photo)
+        photos.check_shape("image" if isinstance(photo, Image.Image) else photo, image.size, self.cfg.image_size)
+        return Result(photo_map(self.net, self.cfg, image), self.threshold.value)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file, whole or not at all."""
+        tensors = trained_tensors(self.net)
+        card = {
+            "format": FORMAT,
+            "version": VERSION,
+            "config": {name: getattr(self.cfg, name) for name in KEPT},
+            "threshold": asdict(self.threshold),
+            "geometry": photos.GEOMETRY,
+            "teacher_sha256": self.teacher_sha256,
+            "tensors_sha256": digest(tensors),
+        }
+        write_atomically(Path(path), to_safetensors(tensors, metadata={CARD: json.dumps(card, allow_nan=False)}))
+
+
+def config_of(**values: Any) -> Config:
+    """The configuration of a detector: a Config with the paper's defaults for MVTec AD where nothing else is said."""
+    return Config.create(dataset="mvtec", category="own", **values)
+
+
+def trained_tensors(net: model.ReverseDistillation) -> dict[str, Tensor]:
+    """OCBE and student as plain contiguous CPU tensors; the teacher is left out."""
+    state = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith("teacher.")}
+    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """sha256 over the sorted names and contents."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(name.encode() + tensors[name].numpy().tobytes())
+    return total.hexdigest()
+
+
+def assemble(
+    cfg: Config, tensors: dict[str, Tensor], device: str = "auto", weights: str | Path = ""
+) -> tuple[model.ReverseDistillation, str]:
+    """The network that `cfg` describes with these trained tensors, in a fresh memory layout, ready to score.
+
+    A detector just trained and one loaded from a file are both built here, so that their scores are the same bits.
+    returns: network, sha256 of the teacher's weights
+    raises: InputError if names, shapes or types do not fit
+    """
+    teacher, sha256 = model.load_teacher(cfg.teacher, cfg.normalise, weights)
+    net = model.build(cfg, teacher)
+    different = sorted(_shapes(trained_tensors(net)) ^ _shapes(tensors), key=str)
+    if different:
+        raise InputError(f"its tensors do not fit teacher {cfg.teacher}, for example {different[0][0]!r}")
+    net.load_state_dict(tensors, strict=False)
+    return net.eval().to(choose_device(device)), sha256
+
+
+def _shapes(tensors: dict[str, Tensor]) -> set[tuple]:
+    return {(name, tuple(t.shape), t.dtype) for name, t in tensors.items()}
+
+
+# --- Loading ------------------------------------------------------------------------------------------------------
+
+
+def load(path: str | Path, device: str = "auto", weights: str | Path = "") -> Detector:
+    """The detector of a model file. Nothing in the file is executed; every part of it is checked.
+
+    weights: local file of the teacher's torchvision weights; "" as in rdlib.model.load_teacher
+    raises: InputError if the file is missing, damaged, of another kind or version, or made with other teacher weights
+    """
+    card, tensors = _read(Path(path))
+    try:
+        net, sha256 = assemble(config_of(**card["config"]), tensors, device, weights)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if sha256 != card["teacher_sha256"]:
+        raise InputError(
+            f"{path}: was trained with other weights of {card['config']['teacher']} (sha256 {card['teacher_sha256'][:8]}..., "
+            f"here {sha256[:8]}...); install those, or train again"
+        )
+    return Detector(net, config_of(**card["config"]), sha256, Threshold(**card["threshold"]))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a detector is written by notebooks/11_your_images")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(CARD)
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); copy it again, or train again") from None
+    if text is None:
+        raise InputError(f"{path}: a safetensors file, but not one of rdlib's detectors (no card {CARD!r})")
+    card = _parse_card(path, text)
+    if digest(tensors) != card["tensors_sha256"]:
+        raise InputError(f"{path}: damaged, its tensors do not have the sha256 on its card; copy it again, or train again")
+    if not all(torch.isfinite(t).all() for t in tensors.values()):
+        raise InputError(f"{path}: has weights that are not finite; train again, with a smaller lr")
+    return card, tensors
+
+
+@cache
+def _validator():
+    return fastjsonschema.compile(json.loads((PACKAGE / "own/detector.schema.json").read_text()))
+
+
+def _parse_card(path: Path, text: str) -> dict[str, Any]:
+    def refuse(constant: str):
+        raise ValueError(f"{constant} is not a number")
+
+    try:
+        card = json.loads(text, parse_constant=refuse)
+        if isinstance(card, dict) and card.get("version", VERSION) != VERSION:
+            raise InputError(f"{path}: version {card['version']!r} of the format, this rdlib reads {VERSION}; train again or change rdlib")
+        _validator()(card)
+    except (ValueError, RecursionError, fastjsonschema.JsonSchemaException) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: its card cannot be read ({str(error)[:200]}); train again") from None
+    return card
+
+
+# --- ONNX ---------------------------------------------------------------------------------------------------------
+
+
+class WholeMap(nn.Module):
+    """images (B, 3, S, S) in [0, 1] -> anomaly maps (B, S, S): teacher, OCBE, student, distance, upsampling, smoothing.
+
+    The last two are products with the matrices of `score.enlargement`, one for each scale.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.net, self.scales = copy.deepcopy(detector.net).cpu(), detector.cfg.scales
+        size = detector.cfg.image_size
+        with torch.no_grad():
+            feats = self.net.teacher(torch.zeros(1, 3, size, size))
+        for k in self.scales:
+            self.register_buffer(f"enlarge{k}", enlargement(feats[k - 1].shape[-1], size, detector.cfg.sigma))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.net.maps(self.net.teacher(images), images)
+        pairs = [(getattr(self, f"enlarge{k}"), maps[k - 1]) for k in self.scales]
+        return torch.stack([matrix @ m @ matrix.T for matrix, m in pairs]).sum(0)
+
+
+def export_onnx(detector: Detector, path: str | Path) -> None:
+    """One ONNX file, teacher included: images (batch, 3, S, S) in [0, 1] -> maps (batch, S, S), S = image_size.
+
+    Its metadata hold the threshold, image_size and the rule of geometry, which stays outside: fit a photograph into the
+    square before, crop the map and resize it to the photograph after (rdlib.own.photos); the score is the maximum.
+    raises: InputError if the packages for it (extra "onnx") are not installed
+    """
+    _need("onnx", "onnxscript")
+    whole, size = WholeMap(detector).eval(), detector.cfg.image_size
+    program = torch.onnx.export(
+        whole,
+        (torch.zeros(2, 3, size, size),),
+        input_names=["images"],
+        output_names=["maps"],
+        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    program.model.metadata_props.update(
+        {
+            "threshold": repr(detector.threshold.value),
+            "image_size": str(size),
+            "geometry": photos.GEOMETRY,
+            "input": "RGB in [0, 1]",
+        }
+    )
+    write_atomically(Path(path), program.model_proto.SerializeToString())
+
+
+def onnx_difference(detector: Detector, path: str | Path, images: Sequence[Image.Image], batch: int = 4) -> float:
+    """Largest absolute difference between the detector's maps and onnxruntime's, over all pixels of these RGB images.
+
+    batch: images per call of onnxruntime (the detector takes them one by one)
+    raises: InputError if it is greater than PARITY, or a map is not finite
+    """
+    _need("onnxruntime")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        squares = np.stack([photos.to_square(image, detector.cfg.image_size) for image in part]).astype(np.float32) / 255
+        (maps,) = session.run(["maps"], {"images": squares})
+        ours = np.stack([square_map(detector.net, detector.cfg, image) for image in part])
+        worst = float(np.maximum(worst, np.abs(maps - ours).max()))  # unlike max(), it keeps a NaN
+    if not worst <= PARITY:
+        raise InputError(
+            f"{path}: its maps differ from PyTorch's by up to {worst:.1e}, allowed are {PARITY:g}; do not use this file, and report the "
+            "versions of torch, onnxscript and onnxruntime"
+        )
+    return worst
+
+
+def _need(*packages: str) -> None:
+    for package in packages:
+        try:
+            __import__(package)
+        except ImportError:
+            raise InputError(f"ONNX needs the package {package}: pip install 'rdlib[onnx]'") from None

@@ -1,0 +1,422 @@
+"""Looking into runs that kept their maps: pure functions (arrays in, arrays or Figure out), and the widgets around them."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from rdlib.errors import InputError
+from rdlib.metrics import EIGHT_NEIGHBOURS
+from rdlib.report import plots
+from rdlib.report.report import Report
+
+try:
+    from ipyevents import Event
+except ImportError:  # on a machine of somebody else's, Colab say: everything but clicks works
+    Event = None
+
+Run = dict[str, Any]
+FOUND, FALSE, MISSED = (86, 180, 233), (213, 94, 0), (240, 228, 66)  # told apart by colour-blind readers too (Okabe & Ito)
+LEGEND = {"found": FOUND, "false": FALSE, "missed": MISSED}
+STEP = 0.005  # of the threshold
+DPI = 110
+CLICKS, NO_CLICKS = "or click a pixel of a picture", "clicks on a picture need the package ipyevents"
+WHOLE = {"width": "auto", "max_width": "calc(100% - 4px)"}  # less its margin
+WRAP = {"flex_flow": "row wrap", "align_items": "center"}
+PICTURES = 3  # the first panels of the figure are pictures: their pixels can be clicked
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one run kept of its test images, and the anomaly maps of the chosen scales.
+
+    images: (N, C, H, W) uint8; masks: (N, H, W) bool; scale_maps: (K, N, H, W), M^k upsampled and smoothed
+    maps: (N, H, W), sum over the chosen scales; usual: (K,), median similarity of the normal pixels
+    """
+
+    images: NDArray
+    masks: NDArray
+    scale_maps: NDArray
+    paths: tuple[str, ...]
+    scales: tuple[int, ...]
+    maps: NDArray
+    usual: NDArray
+
+    @property
+    def top(self) -> float:
+        """End of the threshold's range, a multiple of STEP: no pixel of any kept image exceeds it."""
+        return max(STEP * np.ceil(float(self.maps.max()) / STEP), STEP)
+
+
+@dataclass(frozen=True)
+class View:
+    """What the widgets say; whatever is shown follows from it and from `Kept`.
+
+    image: index; strength: of the overlay, in [0, 1]; row, column: the pixel that is looked at
+    """
+
+    image: int
+    threshold: float
+    strength: float
+    row: int
+    column: int
+
+
+# --- Numbers ------------------------------------------------------------------------------------------------------
+
+
+def with_scales(arrays: dict[str, NDArray], scales: Sequence[int]) -> Kept:
+    """arrays: of `results.load_maps`; scales: from 1; with none the maps are zero"""
+    images, masks, scale_maps = (arrays[name] for name in ("images", "masks", "scale_maps"))
+    maps = scale_maps[[k - 1 for k in scales]].sum(0)
+    usual = np.array([1 - np.median(m[~masks]) for m in scale_maps])
+    return Kept(images, masks, scale_maps, tuple(map(str, arrays["paths"])), tuple(scales), maps, usual)
+
+
+def counts(masks: NDArray, above: NDArray) -> tuple[int, int, int]:
+    """Pixels found, false and missed. masks, above: bool of one shape"""
+    found = np.count_nonzero(masks & above)
+    return found, np.count_nonzero(above) - found, np.count_nonzero(masks) - found
+
+
+def precision_recall(found: int, false: int, missed: int) -> tuple[float, float]:
+    """Share of what is above the threshold that is a defect, and of the defect that is above; NaN for a share of nothing."""
+    return tuple(found / total if total else float("nan") for total in (found + false, found + missed))
+
+
+def best_threshold(masks: NDArray, maps: NDArray, top: float) -> float:
+    """The multiple of STEP in [0, top] with the largest F1 over all pixels; the lowest of equals.
+
+    It is chosen with the ground truth at hand: a place to start looking from, not a result.
+    """
+    thresholds = STEP * np.arange(round(top / STEP) + 1)
+    found, false = (values.size - np.searchsorted(np.sort(values), thresholds, side="right") for values in (maps[masks], maps[~masks]))
+    f1 = 2 * found / np.maximum(found + false + np.count_nonzero(masks), 1)
+    return round(float(thresholds[np.argmax(f1)]), 3)  # no digits beyond those of STEP
+
+
+def regions(mask: NDArray, above: NDArray) -> tuple[int, int, int]:
+    """Defects (regions of the ground truth), defects without a pixel above the threshold, regions above that touch no defect.
+
+    mask, above: (H, W) bool; pixels that share a corner are one region
+    """
+    (defects, count), (alarms, raised) = (ndimage.label(m, structure=EIGHT_NEIGHBOURS) for m in (mask, above))
+    touched = mask & above
+    return count, count - len(np.unique(defects[touched])), raised - len(np.unique(alarms[touched]))
+
+
+def next_image(kept: Kept, view: View, wanted: str) -> int | None:
+    """The next image with a false alarm, or with a miss, at this threshold; after the last one comes the first.
+
+    wanted: "false alarm": a region above the threshold that touches no defect; "miss": a defect that nothing touches
+    returns: index, or None if no other image has one
+    """
+    count = len(kept.maps)
+    for index in ((view.image + step) % count for step in range(1, count)):
+        _, misses, false = regions(kept.masks[index], kept.maps[index] > view.threshold)
+        if {"miss": misses, "false alarm": false}[wanted]:
+            return index
+    return None
+
+
+def table(kept: Kept, view: View) -> pd.DataFrame:
+    """Precision and recall over pixels, of the image and of all kept images of the category, as text."""
+    above = kept.maps > view.threshold
+    rows = {"this image": (kept.masks[view.image], above[view.image]), f"all {len(kept.maps)} kept images": (kept.masks, above)}
+    found = {name: counts(*pair) for name, pair in rows.items()}
+    shares = {name: ["–" if np.isnan(v) else f"{100 * v:.1f} %" for v in precision_recall(*values)] for name, values in found.items()}
+    cells = [[*shares[name], *(f"{v:,}" for v in found[name])] for name in rows]
+    return pd.DataFrame(cells, index=list(rows), columns=["precision", "recall", "pixels found", "false", "missed"])
+
+
+def sentence(kept: Kept, view: View) -> str:
+    """How many defects of this image are touched, and how many false alarms it has."""
+    defects, misses, false = regions(kept.masks[view.image], kept.maps[view.image] > view.threshold)
+    if not kept.scales:
+        return "No scale is chosen: the map is empty."
+    hit = f"{defects - misses} of {defects} defect{'s' * (defects != 1)} touched" if defects else "no defect in this image"
+    return f"{hit}; {false or 'no'} region{'s' * (false != 1)} above the threshold away from any defect."
+
+
+def alarms(run: Run, scales: Sequence[int], threshold: float) -> str:
+    """How many images of the whole test set raise an alarm; their scores are those of the run's own scales."""
+    if run["config"]["image_score"] != "max" or list(scales) != list(run["config"]["scales"]):
+        return ""
+    raised = [[i["score"] > threshold for i in run["images"] if i["label"] == label] for label in (1, 0)]
+    bad, good = (f"{sum(r)} of {len(r)}" for r in raised)
+    return f"Whole test set at this threshold: {bad} anomalous and {good} normal images have a pixel above it."
+
+
+# --- Pictures -----------------------------------------------------------------------------------------------------
+
+
+def marked(image: NDArray, mask: NDArray, above: NDArray, strength: float) -> NDArray:
+    """The photograph in grey, with what was found, falsely marked and missed in three colours.
+
+    image: (C, H, W) uint8; mask, above: (H, W) bool; strength: 0 = photograph only, 1 = full colour
+    returns: (H, W, 3) uint8
+    """
+    picture = np.repeat(image.mean(0)[..., None], 3, axis=2) / 2 + 64  # paler, so that colours stand out from dark and bright
+    for region, colour in ((mask & above, FOUND), (above & ~mask, FALSE), (mask & ~above, MISSED)):
+        picture[region] = (1 - strength) * picture[region] + strength * np.array(colour)
+    return picture.round().astype(np.uint8)
+
+
+def draw(kept: Kept, view: View, note: str = "") -> Figure:
+    """Image | found, false, missed | anomaly map | similarity of teacher and student at one pixel, per scale."""
+    image, mask, map = kept.images[view.image], kept.masks[view.image], kept.maps[view.image]
+    fig = Figure(figsize=(11, 3.4))
+    grid = {"left": 0.005, "right": 0.975, "top": 0.91, "bottom": 0.16, "wspace": 0.06, "width_ratios": [1, 1, 1, 0.38, 0.8]}
+    first, second, third, gap, last = fig.subplots(1, 5, gridspec_kw=grid)
+    plots.show_image(first, image)
+    second.imshow(marked(image, mask, map > view.threshold, view.strength))
+    drawn = third.imshow(map, cmap=plots.MAP_COLOURS, vmin=0, vmax=kept.top)
+    if map.min() < view.threshold < map.max():
+        third.contour(map, levels=[view.threshold], colors="white", linewidths=1)
+    for ax, title in zip((first, second, third), ("image", "found, false, missed", _name_of(kept.scales))):
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(title, fontsize=10)
+        ax.plot(view.column, view.row, "+", color="black", ms=13, mew=3.5)
+        ax.plot(view.column, view.row, "+", color="white", ms=12, mew=1.5)
+    _colour_bar(fig, gap, drawn, view.threshold)
+    _similarity_bars(last, kept, view)
+    handles = [Patch(color=np.array(colour) / 255, label=name) for name, colour in LEGEND.items()]
+    place = {"loc": "lower center", "bbox_to_anchor": (_middle(second), 0.02)}
+    fig.legend(handles=handles, **place, ncols=3, frameon=False, fontsize=9, handlelength=1, handletextpad=0.4, columnspacing=1.2)
+    fig.text(_middle(third), 0.065, f"white line: threshold {view.threshold:.3f}", fontsize=9, ha="center")
+    fig.text(0.005, 0.065, textwrap.fill(note, 50), fontsize=6.5, va="center")
+    return fig
+
+
+def _name_of(scales: Sequence[int]) -> str:
+    return f"anomaly map {' + '.join(f'M{k}' for k in scales)}" if scales else "no scale chosen"
+
+
+def _middle(ax) -> float:
+    return float(np.mean(ax.get_position().intervalx))
+
+
+def _colour_bar(fig: Figure, gap, drawn, threshold: float) -> None:
+    """In the gap: it must not take room from the pictures, whose places clicks are compared with."""
+    gap.set_axis_off()
+    box = gap.get_position()
+    bar = fig.colorbar(drawn, cax=fig.add_axes((box.x0, box.y0, 0.012, box.height)))
+    bar.ax.axhline(threshold, color="white", lw=2)
+    bar.ax.tick_params(labelsize=8)
+
+
+def _similarity_bars(ax, kept: Kept, view: View) -> None:
+    """1 - M^k at the pixel, beside what is usual for a normal pixel."""
+    similarity = 1 - kept.scale_maps[:, view.image, view.row, view.column]
+    places, scales = np.arange(len(similarity)), range(1, len(similarity) + 1)
+    ax.barh(places, similarity, color=["#0072B2" if k in kept.scales else "0.75" for k in scales], height=0.6)
+    ax.plot(kept.usual, places, "|", color="black", ms=28, mew=2)
+    ax.set(yticks=places, xlim=(min(0, float(similarity.min())), 1), ylim=(len(similarity) - 0.5, -0.5))
+    ax.set_yticklabels([f"M{k}\n{value:.2f}" for k, value in zip(scales, similarity)], fontsize=9)
+    ax.tick_params(axis="x", labelsize=8, pad=1)
+    ax.set_title(f"pixel in row {view.row}, column {view.column}", fontsize=10)
+    ax.set_xlabel("similarity (cosine) of teacher and student\nblack line: median of normal pixels", fontsize=8, labelpad=1)
+
+
+def png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def pixel_at(figure: Figure, x: float, y: float) -> tuple[int, int] | None:
+    """Row and column of the picture's pixel at a place of `draw`'s figure.
+
+    x, y: in [0, 1], from the left and from the top
+    returns: None beside the pictures
+    """
+    place = figure.transFigure.transform((x, 1 - y))
+    for ax in figure.axes[:PICTURES]:
+        ax.apply_aspect()  # else done when drawing
+        if ax.bbox.contains(*place):
+            height, width = ax.images[0].get_size()
+            column, row = np.round(ax.transData.inverted().transform(place)).astype(int)
+            return int(np.clip(row, 0, height - 1)), int(np.clip(column, 0, width - 1))
+    return None
+
+
+# --- Widgets ------------------------------------------------------------------------------------------------------
+
+
+def setting(run: Run) -> str:
+    """A run's id without its category: what runs of several categories have in common."""
+    config = run["config"]
+    begin = f"{config['experiment']}-{config['dataset']}-"
+    return begin + run["run_id"].removeprefix(f"{begin}{config['category']}-")
+
+
+class Explorer(widgets.VBox):
+    """The widgets. Their values are the only state; `kept` and `view` read them, `figure`, `table` and `text` follow.
+
+    runs: with kept maps and masks, one per setting and category; load: run -> what `results.load_maps` gives
+    """
+
+    def __init__(self, runs: Sequence[Run], load: Callable[[Run], dict[str, NDArray]]) -> None:
+        self._runs = {(setting(r), r["config"]["category"]): r for r in runs}
+        self._load = lru_cache(maxsize=2)(lambda *key: load(self._runs[key]))  # reading takes time; nothing else is remembered
+        self._kept = lru_cache(maxsize=2)(lambda key, scales: with_scales(self._load(*key), scales))
+        self._settling = False
+        self.run = widgets.Dropdown(description="run", options=list(dict.fromkeys(s for s, _ in self._runs)), layout=WHOLE)
+        self.category = widgets.Dropdown(description="category", layout={"width": "220px"})
+        self.image = widgets.Dropdown(description="image", layout={"width": "260px"})
+        self.threshold = _slider("threshold", max=STEP, step=STEP, readout_format=".3f", layout={"width": "520px"})
+        self.strength = _slider("overlay", value=0.7, max=1.0, step=0.05, readout_format=".2f")
+        own = runs[0]["config"]["scales"]
+        self.scales = [widgets.Checkbox(description=f"M{k}", value=k in own, indent=False, layout={"width": "56px"}) for k in (1, 2, 3)]
+        self.row, self.column = (_slider(name, kind=widgets.IntSlider) for name in ("row", "column"))
+        self.best = _button("best F1", "threshold with the best F1 over the pixels of all kept images")
+        self.next_false = _button("next false alarm", "next image with a region above the threshold that touches no defect")
+        self.next_miss = _button("next miss", "next image with a defect that nothing above the threshold touches")
+        # No tooltip: ipywidgets 8.1 then fails to show an Image.
+        self.picture = widgets.Image(format="png", layout={"width": "100%", "max_width": "1210px"})
+        self.numbers, self.message = widgets.HTML(), widgets.HTML()
+        super().__init__(self._rows())
+        self.add_class("rd-explorer")
+        self._connect()
+        self._settle(anew=True)
+        self.row.value, self.column.value = map(int, np.unravel_index(self._map().argmax(), self._map().shape))
+
+    def __repr__(self) -> str:  # what is shown where widgets are not
+        return "The explorer needs a running JupyterLab; the figure in this notebook shows its first choice."
+
+    def _rows(self) -> list[widgets.Widget]:
+        scales = widgets.HBox([widgets.Label("scales", layout={"margin": "2px 12px 2px 24px"}), *self.scales])
+        return [
+            widgets.HBox([self.run, self.category], layout=WRAP),
+            widgets.HBox([self.image, self.next_false, self.next_miss, self.message], layout=WRAP),
+            widgets.HBox([self.threshold, self.best], layout=WRAP),
+            widgets.HBox([self.strength, scales], layout=WRAP),
+            self.picture,
+            widgets.HBox([self.row, self.column, widgets.Label(CLICKS if Event else NO_CLICKS)], layout=WRAP),
+            self.numbers,
+        ]
+
+    def _connect(self) -> None:
+        for widget in (self.run, self.category, *self.scales):
+            widget.observe(lambda _: self._settle(anew=True), "value")
+        for widget in (self.image, self.threshold, self.strength, self.row, self.column):
+            widget.observe(lambda _: self._settle(), "value")
+        self.best.on_click(lambda _: self._settle(anew=True))
+        self.next_false.on_click(lambda _: self._go("false alarm"))
+        self.next_miss.on_click(lambda _: self._go("miss"))
+        if Event:
+            self.clicks = Event(source=self.picture, watched_events=["click"])
+            self.clicks.on_dom_event(self._click)
+
+    @property
+    def chosen(self) -> Run:
+        return self._runs[self.run.value, self.category.value]
+
+    def kept(self) -> Kept:
+        return self._kept((self.run.value, self.category.value), tuple(k for k, t in enumerate(self.scales, 1) if t.value))
+
+    def view(self) -> View:
+        return View(self.image.index, self.threshold.value, self.strength.value, self.row.value, self.column.value)
+
+    def figure(self) -> Figure:
+        """What the picture shows, as a Figure."""
+        return draw(self.kept(), self.view(), plots.ATTRIBUTION[self.chosen["config"]["dataset"]])
+
+    def table(self) -> pd.DataFrame:
+        return table(self.kept(), self.view())
+
+    def text(self) -> str:
+        """What is above the threshold, in sentences."""
+        kept, view, run = self.kept(), self.view(), self.chosen
+        some = f"{len(kept.paths)} of {len(run['images'])} test images kept their maps."
+        return " ".join([sentence(kept, view), some, alarms(run, kept.scales, view.threshold)]).strip()
+
+    def _settle(self, anew: bool = False) -> None:
+        """Bring the widgets in line with each other, then draw once.
+
+        anew: set the threshold to the best F1 of the category, since that of other maps means nothing
+        """
+        if self._settling:  # a change made below
+            return
+        self._settling = True
+        try:
+            _offer(self.category, [(c, c) for s, c in self._runs if s == self.run.value])
+            kept = self.kept()
+            _offer(self.image, [(path.removeprefix("test/"), path) for path in kept.paths])
+            self.row.max, self.column.max = (n - 1 for n in kept.maps.shape[-2:])
+            if anew:
+                self.threshold.value, self.threshold.max = 0, kept.top  # in this order: the value never exceeds the range
+                self.threshold.value = best_threshold(kept.masks, kept.maps, kept.top)
+            self._show()
+        except InputError as error:  # a damaged file: no old picture may stand beside the new choice
+            self.picture.value, self.numbers.value, self.message.value = b"", escape(str(error)), ""
+        finally:
+            self._settling = False
+
+    def _show(self) -> None:
+        self.picture.value = png(self.figure())
+        content = f"{self.table().to_html(border=0)}<p>{escape(self.text())}</p>"
+        self.numbers.value = f'<div class="jp-RenderedHTMLCommon">{content}</div>'  # JupyterLab's look of tables
+        self.message.value = ""
+
+    def _go(self, wanted: str) -> None:
+        index = next_image(self.kept(), self.view(), wanted)
+        if index is None:
+            self.message.value = f"No other kept image has a {wanted} at this threshold."
+        else:
+            self.image.index = index
+            self.message.value = ""
+
+    def _click(self, event: dict[str, Any]) -> None:
+        x, y = event["relativeX"] / event["boundingRectWidth"], event["relativeY"] / event["boundingRectHeight"]
+        pixel = pixel_at(self.figure(), x, y)
+        if pixel:
+            self.row.value, self.column.value = pixel
+
+    def _map(self) -> NDArray:
+        return self.kept().maps[self.image.index]
+
+
+def _slider(name: str, *, kind: type = widgets.FloatSlider, **values: Any) -> widgets.Widget:
+    return kind(description=name, **{"min": 0, "value": 0} | values)
+
+
+def _button(name: str, tooltip: str) -> widgets.Button:
+    return widgets.Button(description=name, tooltip=tooltip, layout={"width": "auto"})
+
+
+def _offer(dropdown: widgets.Dropdown, options: list[tuple[str, str]]) -> None:
+    """Other options; the same value if it is among them, else the first."""
+    if list(dropdown.options) != options:
+        value = dropdown.value
+        dropdown.options = options
+        dropdown.value = value if value in [v for _, v in options] else options[0][1]
+
+
+def explore(results_dir: str) -> Explorer:
+    """The widgets for every run that kept the maps of images with masks, cosine distances only: of others 1 - M^k is no similarity.
+
+    results_dir: folder that holds runs/
+    raises: InputError if no run there did
+    """
+    report = Report(results_dir)
+    cosine = [r for r in report.runs if r["config"]["method"] in ("reverse", "conventional") and "au_pro" in r["metrics"]]
+    kept = [r for r in cosine if (report.folder / "runs" / r["run_id"] / "maps.npz").is_file()]
+    if not kept:
+        raise InputError(
+            f"{results_dir}: no run there kept maps of images with masks; give results/reference/demo or make a batch (make reproduce)"
+        )
+    return Explorer(kept, report.maps)

@@ -1,0 +1,407 @@
+"""Your own images (notebook 11): folders checked as a whole, good images split, detector trained, photographs scored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.stats import binomtest
+
+from rdlib import data, fit, metrics, model
+from rdlib.config import Config, notebook_parameters, refuse_unknown
+from rdlib.data import ImageSet
+from rdlib.errors import InputError
+from rdlib.own import detector, photos
+from rdlib.own.detector import Detector, Result
+from rdlib.paths import output_folder, resolve
+from rdlib.report import plots
+from rdlib.run import record
+
+DEMO_CATEGORY = "brick"
+LEAST_GOOD = 8
+LARGEST = {"image_size": 1024, "lr": 1000, "sigma": 64}  # as in detector.schema.json: what is trained can be loaded
+MOST_LINES = 40  # of a report on problems
+HEAT_MAP = "_map.png"
+
+
+# --- Parameters ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The parameters of the notebook. Folders are searched with their subfolders; "" means there is none.
+
+    good_dir: good images; most train, the rest (held_out_share) are held out. "" takes the demo photographs
+    check_dir: more good images, never trained on, only to measure the false-alarm rate; "" takes half of the held-out ones
+    bad_dir: bad images, only to measure; a subfolder called "good" is left out, so that MVTec's test folder fits
+    masks_dir: masks of the bad images, named as they are or with `_mask` behind the name
+    new_dir: images to score about which nothing is known
+    false_alarm_rate: share of good images that may raise an alarm
+    """
+
+    good_dir: str = ""
+    check_dir: str = ""
+    bad_dir: str = ""
+    masks_dir: str = ""
+    new_dir: str = ""
+    false_alarm_rate: float = 0.05
+    held_out_share: float = 0.2
+    teacher: str = "efficientnet_lite0"
+    weights: str = ""
+    image_size: int = 128
+    epochs: int = 15
+    batch_size: int = 16
+    lr: float = 0.005
+    sigma: float = 4.0
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    out_dir: str = "results/own"
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if kind is float and type(value) is int:  # papermill gives an int for "1"
+                value = float(value)
+                object.__setattr__(self, field.name, value)
+            if type(value) is not kind:
+                raise InputError(f"{field.name}={value!r}: expected {kind.__name__}, got {type(value).__name__}")
+        for name in ("false_alarm_rate", "held_out_share"):
+            if not 0 < getattr(self, name) <= 0.5:
+                raise InputError(f"{name}={getattr(self, name)}: must lie above 0 and not above 0.5")
+        for name, most in LARGEST.items():
+            if getattr(self, name) > most:
+                raise InputError(f"{name}={getattr(self, name)}: must not be greater than {most}")
+        if self.threads < 0:
+            raise InputError(f"threads={self.threads}: must be 0 or greater")
+        others = [name for name in ("check_dir", "bad_dir", "masks_dir", "new_dir") if getattr(self, name)]
+        if others and not self.good_dir:
+            raise InputError(f"{others[0]} is given but good_dir is empty: give the folder of good images to train on")
+        if self.masks_dir and not self.bad_dir:
+            raise InputError("masks_dir is given but bad_dir is empty: masks belong to bad images")
+        output_folder("out_dir", self.out_dir)
+        _ = self.config  # checks the rest
+
+    @property
+    def config(self) -> Config:
+        return detector.config_of(**{name: getattr(self, name) for name in detector.KEPT})
+
+    @property
+    def folders(self) -> dict[str, Path | None]:
+        """good, check, bad, masks, new -> folder; those of the demo photographs if nothing is given."""
+        if not self.good_dir:
+            from rdlib.demo import demo_root
+
+            demo = demo_root() / DEMO_CATEGORY
+            places = {"good": "train/good", "check": "test/good", "bad": "test", "masks": "ground_truth"}
+            return {name: demo / place for name, place in places.items()} | {"new": None}
+        given = {name: getattr(self, f"{name}_dir") for name in ("good", "check", "bad", "masks", "new")}
+        return {name: resolve(folder) if folder else None for name, folder in given.items()}
+
+
+def from_notebook(namespace: dict[str, Any]) -> Settings:
+    """Settings from the parameters cells of a notebook, every name checked (papermill accepts any).
+
+    namespace: the notebook's `globals()`
+    raises: InputError naming an unknown parameter and the nearest known one, or an impossible value
+    """
+    given = notebook_parameters(namespace)
+    refuse_unknown(given, {f.name for f in dataclasses.fields(Settings)})
+    return Settings(**given)
+
+
+# --- Photographs --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Photo:
+    """group: train, threshold, check, bad or new; name: relative to its folder; mask: file, of some bad ones"""
+
+    group: str
+    name: str
+    path: Path
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class Photos:
+    """train: fitted into the square; scored: all others, in the order of their groups; sizes: (W, H) seen per group"""
+
+    train: ImageSet
+    scored: tuple[Photo, ...]
+    sizes: dict[str, set[tuple[int, int]]]
+
+    def of(self, group: str) -> list[Photo]:
+        return [photo for photo in self.scored if photo.group == group]
+
+    def table(self) -> pd.DataFrame:
+        """How many images there are of each group, and what becomes of them."""
+        uses = {
+            "train": "good: trains the network",
+            "threshold": "good, held out: sets the threshold",
+            "check": "good, never used before: measures the false-alarm rate",
+            "bad": "bad: measures what is found",
+            "new": "scored, nothing is known about them",
+        }
+        counts = {"train": len(self.train)} | {group: len(self.of(group)) for group in list(uses)[1:]}
+        return pd.DataFrame([{"group": g, "images": counts[g], "use": use} for g, use in uses.items()]).set_index("group")
+
+
+def collect(settings: Settings) -> Photos:
+    """Find, decode and check every photograph before anything is trained, and split the good ones.
+
+    raises: InputError with all problems in one report, each naming its files and the mend
+    """
+    folders, problems = settings.folders, []
+    paths = {g: photos.find(folders[g], problems, "good" if g == "bad" else "") for g in ("good", "check", "bad", "new") if folders[g]}
+    if folders["good"].is_dir() and len(paths["good"]) < LEAST_GOOD:
+        problems.append(
+            f"{folders['good']}: {len(paths['good'])} good images; at least {LEAST_GOOD} are needed, most to train, "
+            "the rest to set and to check the threshold; add photographs"
+        )
+    problems += [
+        f"{folders[g]}: no images; add some, or leave {g}_dir empty" for g in paths if g != "good" and folders[g].is_dir() and not paths[g]
+    ]
+    where = resolve(settings.out_dir).resolve()  # without ".." and links
+    problems += [
+        f"out_dir={settings.out_dir}: lies in {folder}, the next run would read what this one writes; choose another"
+        for folder in folders.values()
+        if folder and where.is_relative_to(folder.resolve())
+    ]
+    masks = _masks(folders, paths.get("bad", []), problems)
+    squares, sizes = _decode(settings, paths, masks, problems)
+    if problems:
+        more = [f"... and {len(problems) - MOST_LINES} more"] * (len(problems) > MOST_LINES)
+        raise InputError("\n  ".join([f"{len(problems)} problem(s) with the photographs:", *problems[:MOST_LINES], *more]))
+    named = {g: [Photo(g, path.relative_to(folders[g]).as_posix(), path, masks.get(path)) for path in paths.get(g, [])] for g in folders}
+    train, threshold, check = split(len(named["good"]), settings)
+    groups = {
+        "threshold": [named["good"][i] for i in threshold],
+        "check": [named["good"][i] for i in check] + named["check"],
+        "bad": named["bad"],
+        "new": named["new"],
+    }
+    scored = tuple(dataclasses.replace(photo, group=group) for group, members in groups.items() for photo in members)
+    names = tuple(named["good"][i].name for i in train)
+    return Photos(ImageSet(np.stack([squares[i] for i in train]), np.zeros(len(train), np.uint8), names), scored, sizes)
+
+
+def split(count: int, settings: Settings) -> tuple[list[int], list[int], list[int]]:
+    """Numbers of the good images that train, set the threshold, and check it; a random split that depends on the seed only.
+
+    Without check_dir the held-out images are halved: a threshold must not be judged by the images that set it.
+    """
+    order = np.random.default_rng(settings.seed).permutation(count)
+    own_check = not settings.folders["check"]
+    held_out = max(2 if own_check else 1, round(count * settings.held_out_share))
+    for_threshold = held_out - held_out // 2 if own_check else held_out
+    parts = order[held_out:], order[:for_threshold], order[for_threshold:held_out]
+    return tuple(sorted(part.tolist()) for part in parts)
+
+
+def _masks(folders: dict[str, Path | None], bad: list[Path], problems: list[str]) -> dict[Path, Path]:
+    """Bad image -> its mask, paired by name; every image must have one and every mask an image."""
+    folder = folders["masks"]
+    if folder is None:
+        return {}
+    there = {path.relative_to(folder).with_suffix("").as_posix(): path for path in photos.find(folder, problems)}
+    found = {}
+    for path in bad:
+        name = path.relative_to(folders["bad"]).with_suffix("").as_posix()
+        mask = there.pop(f"{name}_mask", None) or there.pop(name, None)
+        if mask is None:
+            problems.append(f"{path}: no mask {folder / name}_mask.png; add it, or leave masks_dir empty")
+        else:
+            found[path] = mask
+    problems += [f"{mask}: mask without an image in {folders['bad']}; move it away" for mask in there.values()]
+    return found
+
+
+def _decode(
+    settings: Settings, paths: dict[str, list[Path]], masks: dict[Path, Path], problems: list[str]
+) -> tuple[list[NDArray], dict[str, set[tuple[int, int]]]]:
+    """Decode every file once: squares of the good images, the sizes seen; equal pictures in good, check and bad are a problem."""
+    squares, sizes, seen = [], {}, {}
+    for group, path in ((group, path) for group, members in paths.items() for path in members):
+        try:
+            image = photos.read(path)
+            photos.check_shape(path, image.size, settings.image_size)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        sizes.setdefault(group, set()).add(image.size)
+        if group == "good":
+            squares.append(photos.to_square(image, settings.image_size))
+        if path in masks:
+            problems += _mask_problems(masks[path], image.size)
+        if group != "new":
+            first = seen.setdefault(data.pixel_hash(image), path)
+            if first != path:
+                problems.append(f"{path}: the same picture as {first}; remove one of them")
+    return squares, sizes
+
+
+def _mask_problems(path: Path, size: tuple[int, int]) -> list[str]:
+    try:
+        mask = data.read_mask(path)
+    except InputError as error:
+        return [str(error)]
+    if mask.size != size:
+        return [f"{path}: mask is {mask.width}x{mask.height}, its image is {size[0]}x{size[1]}; make them equal"]
+    empty = not np.asarray(mask).any()
+    return [f"{path}: mask is empty, but its image is in bad_dir; mark what is bad, or move the image"] * empty
+
+
+# --- Training -----------------------------------------------------------------------------------------------------
+
+
+def train(found: Photos, settings: Settings, on_epoch: Callable[[int, float], None] | None = None) -> tuple[Detector, list[float]]:
+    """Train on the good images and set the threshold from the held-out ones.
+
+    returns: detector, mean loss of each epoch
+    """
+    cfg, device = settings.config, fit.choose_device(settings.device)
+    fit.seed_everything(cfg)
+    teacher, _ = model.load_teacher(cfg.teacher, cfg.normalise, settings.weights)
+    net = model.build(cfg, teacher).to(device)
+    losses = fit.fit(net, found.train, cfg, on_epoch)
+    net, sha256 = detector.assemble(cfg, detector.trained_tensors(net), settings.device, settings.weights)
+    scores = np.array([detector.photo_map(net, cfg, photos.read(p.path)).max() for p in found.of("threshold")], np.float64)
+    return Detector(net, cfg, sha256, detector.threshold_of(scores, settings.false_alarm_rate)), losses
+
+
+# --- Scoring ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scored:
+    """table: one row per image; maps, masks: (N, S, S) of the check and bad images if there are masks, for pixel metrics.
+
+    For those, each photograph's map and mask are stretched to the square of S = image_size px, so that each weighs the same.
+    """
+
+    table: pd.DataFrame
+    maps: NDArray | None
+    masks: NDArray | None
+
+
+def score_photos(judge: Detector, found: Photos, out: Path, on_photo: Callable[[], Any] = lambda: None) -> Scored:
+    """Score all photographs that were not trained on; write `out/scores.csv` and a heat map of each below `out/heatmaps`."""
+    for stale in (out / "heatmaps").rglob(f"*{HEAT_MAP}"):
+        stale.unlink()
+    rows, pixels, with_masks = [], [], any(photo.mask for photo in found.scored)
+    for photo in found.scored:
+        image = photos.read(photo.path)
+        result = judge.score(image)
+        picture = Path("heatmaps", photo.group, photo.name).with_suffix("")
+        picture = picture.with_name(picture.name + HEAT_MAP)
+        record.save_figure(plots.heat_map(image, result.map, result.threshold, caption(photo, result)), out / picture)
+        rows.append(_row(photo, image, result) | {"heat_map": picture.as_posix()})
+        if with_masks and photo.group in ("check", "bad"):
+            pixels.append(_stretched(photo, image.size, result, judge.cfg))
+        on_photo()
+    table = pd.DataFrame(rows)
+    record.write_atomically(out / "scores.csv", table.to_csv(index=False))
+    maps, masks = map(np.stack, zip(*pixels)) if pixels else (None, None)
+    return Scored(table, maps, masks)
+
+
+def caption(photo: Photo, result: Result) -> str:
+    word = "ALARM" if result.is_anomalous else "no alarm"
+    name = photo.name if len(photo.name) <= 50 else "..." + photo.name[-47:]
+    return f"{photo.group}: {name}\n{word}: score {result.score:.3f}, threshold {result.threshold:.3f}"
+
+
+def _row(photo: Photo, image: Image.Image, result: Result) -> dict[str, Any]:
+    """One line of scores.csv. peak_x, peak_y: the most anomalous pixel, from the top left corner"""
+    return {
+        "group": photo.group,
+        "file": photo.name,
+        "score": result.score,
+        "threshold": result.threshold,
+        "is_anomalous": result.is_anomalous,
+        "peak_x": result.peak[0],
+        "peak_y": result.peak[1],
+        "width": image.width,
+        "height": image.height,
+    }
+
+
+def _stretched(photo: Photo, size: tuple[int, int], result: Result, cfg: Config) -> tuple[NDArray, NDArray]:
+    """Map and mask of one photograph, stretched to the square."""
+    side = (cfg.image_size, cfg.image_size)
+    stretched = np.asarray(Image.fromarray(result.map).resize(side, Image.Resampling.BILINEAR))
+    mask = data.read_mask(photo.mask) if photo.mask else Image.new("L", size)
+    return stretched, data.resize_mask(mask, cfg.image_size, cfg.mask_rule)
+
+
+# --- Measuring ----------------------------------------------------------------------------------------------------
+
+
+def measure(scored: Scored) -> pd.DataFrame:
+    """What can be measured with the images there are.
+
+    returns: rows quantity, value in per cent, interval (Wilson, 95 %) where it is a share, counted on
+    """
+    table = scored.table
+    groups = {group: table[table["group"] == group] for group in ("check", "bad")}
+    rows = [
+        _share(name, part["is_anomalous"].to_numpy(), f"{len(part)} {group} images")
+        for (group, part), name in zip(groups.items(), ("false-alarm rate", "bad images found"))
+        if len(part)
+    ]
+    if len(groups["bad"]):
+        both = table[table["group"].isin(groups)]
+        labels, scores = (both["group"] == "bad").to_numpy(int), both["score"].to_numpy()
+        counted = f"{len(groups['check'])} check and {len(groups['bad'])} bad images"
+        values = {"image AUROC": metrics.image_auroc(labels=labels, scores=scores)}
+        if scored.masks is not None:
+            pixels = {"masks": scored.masks, "maps": scored.maps}
+            found = metrics.pixel_metrics(**pixels) | {"au_pro_per_image": metrics.au_pro_per_image(**pixels)}
+            values |= {"pixel AUROC": found["pixel_auroc"], "AU-PRO": found["au_pro"], "AU-PRO per image": found["au_pro_per_image"]}
+        rows += [{"quantity": name, "value, %": 100 * value, "interval, %": "", "counted on": counted} for name, value in values.items()]
+    return pd.DataFrame(rows).set_index("quantity")
+
+
+def _share(name: str, hits: NDArray, counted: str) -> dict[str, Any]:
+    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(0.95, method="wilson")
+    return {
+        "quantity": name,
+        "value, %": 100 * hits.mean(),
+        "interval, %": f"{100 * interval.low:.1f} to {100 * interval.high:.1f}",
+        "counted on": f"{int(hits.sum())} of {counted}",
+    }
+
+
+def write_measures(path: Path, judge: Detector, scored: Scored, onnx_difference: float, onnx_images: int) -> None:
+    """Threshold, all that `measure` finds and the parity of ONNX as one CSV: quantity, value, unit, interval, counted on.
+
+    onnx_difference: of `detector.onnx_difference` over `onnx_images` photographs
+    raises: InputError if it cannot be written
+    """
+    measured = measure(scored).set_axis(["value", "interval", "counted on"], axis=1).assign(unit="%")
+    first = _plain("threshold", judge.threshold.value, f"{judge.threshold.count} held-out good images")
+    last = _plain("ONNX, largest difference of a pixel", onnx_difference, f"{onnx_images} images")
+    table = pd.concat([first, measured, last])[["value", "unit", "interval", "counted on"]]
+    record.write_atomically(path, table.rename_axis("quantity").to_csv())
+
+
+def _plain(quantity: str, value: float, counted: str) -> pd.DataFrame:
+    return pd.DataFrame({"value": value, "unit": "", "interval": "", "counted on": counted}, index=[quantity])
+
+
+def telling(scored: Scored) -> list[str]:
+    """Heat maps worth a look: the good image nearest to an alarm, bad ones from missed to plainest, the highest new one."""
+    places = {"check": [1.0], "bad": [0.0, 0.5, 1.0], "new": [1.0]}
+    chosen = []
+    for group, shares in places.items():
+        ranked = scored.table[scored.table["group"] == group].sort_values("score", kind="stable")["heat_map"].tolist()
+        chosen += [ranked[i] for i in sorted({round(share * (len(ranked) - 1)) for share in shares})] if ranked else []
+    return chosen

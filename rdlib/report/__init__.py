@@ -1,0 +1,1 @@
+"""From run files to tables, figures and the page. Torch is not imported here."""

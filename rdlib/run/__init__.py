@@ -1,0 +1,1 @@
+"""One run on disk: parameters, plan, record, checkpoint, feature cache, progress."""

@@ -1,0 +1,91 @@
+"""Ours against the committed reference: identical, within what another machine may change, outside, nothing to compare."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers import REPO
+from made_up_runs import run
+
+from rdlib.batch import compare
+
+REFERENCE = [run(0.90), run(0.90, seed=1), run(0.90, category="wood")]
+
+
+def ours(*values):
+    """The reference's runs with these image AUROCs."""
+    seeds = ({}, {"seed": 1}, {"category": "wood"})
+    return [run(0.90, metrics={"image_auroc": v}, **p) for v, p in zip(values, seeds)]
+
+
+def test_every_metric_of_the_runs_that_both_have():
+    found = compare.compare_runs([run(0.5, seed=7), *ours(0.95)], REFERENCE)
+    assert set(found["run_id"]) == {REFERENCE[0]["run_id"]} and len(found) == 6
+    changed = found.set_index("metric").loc["image_auroc", ["ours", "reference", "difference"]]
+    assert changed.tolist() == pytest.approx([95, 90, 5])
+    assert (found.query("metric != 'image_auroc'")["difference"] == 0).all()
+
+
+def test_an_undefined_metric_is_not_compared():
+    found = compare.compare_runs([run(metrics={"au_pro": None})], [run(metrics={"pixel_ap": None})])
+    assert set(found["metric"]) == {"image_auroc", "image_ap", "pixel_auroc", "au_pro_per_image"}
+
+
+@pytest.mark.parametrize("mine, theirs", [([], REFERENCE), (REFERENCE, []), ([run(seed=9)], REFERENCE), ([], [])])
+def test_nothing_to_compare(mine, theirs):
+    assert compare.compare_runs(mine, theirs).empty
+    assert compare.summary(mine, theirs) == "No run of the committed reference was repeated: nothing to compare."
+
+
+def test_identical_runs_are_called_so():
+    text = "runs are identical to the committed reference in every metric."
+    assert compare.summary(REFERENCE, REFERENCE) == f"3 of 3 {text}"
+    assert compare.summary([*REFERENCE[:2], run(0.1, seed=5)], REFERENCE) == f"2 of 2 {text}", "new runs are no difference"
+
+
+def test_one_that_differs_is_named_and_within_the_spread():
+    """Reference without spread: 3 points are allowed; one of three is 3 points lower, so the mean differs by 1."""
+    found = compare.summary(ours(0.90, 0.90, 0.87), REFERENCE)
+    assert found.startswith("2 of 3 runs are identical")
+    assert f"Largest difference: -3.00 points, image_auroc of {REFERENCE[2]['run_id']}." in found
+    assert "differs by -1.00 points, within the stated spread of 3.0" in found
+
+
+def test_outside_the_spread_is_said_loudly():
+    assert "differs by +4.00 points, OUTSIDE the stated spread of 3.0" in compare.summary(ours(0.94, 0.94, 0.94), REFERENCE)
+
+
+def test_any_metric_counts_for_identity():
+    found = compare.summary([run(0.9, metrics={"au_pro": 0.91})], REFERENCE)
+    assert found.startswith("0 of 1 runs") and "+1.00 points, au_pro of" in found and "differs by +0.00 points, within" in found
+
+
+def test_noisy_seeds_allow_more():
+    """Standard deviation of 80 and 84 % over seeds is 2.83 points: three times that is 8.5."""
+    noisy = [run(0.80), run(0.84, seed=1)]
+    assert compare.seed_spread(noisy) == pytest.approx(8**0.5)
+    assert "differs by +8.00 points, within the stated spread of 8.5" in compare.summary([run(0.88), run(0.92, seed=1)], noisy)
+
+
+def test_the_spread_is_the_mean_over_configurations():
+    runs = [run(0.80), run(0.84, seed=1), run(0.5, category="wood"), run(0.5, category="wood", seed=1), run(0.1, loss="pixel")]
+    assert compare.seed_spread(runs) == pytest.approx(8**0.5 / 2), "the run with one seed says nothing"
+    assert compare.seed_spread(runs[-1:]) == 0
+
+
+def test_an_undefined_metric_is_no_zero():
+    undefined = run(metrics={"image_auroc": None}, seed=2)
+    assert compare.seed_spread([run(0.80), run(0.84, seed=1), undefined]) == pytest.approx(8**0.5)
+    assert compare.seed_spread([run(0.9), undefined]) == compare.seed_spread([undefined]) == compare.seed_spread([]) == 0
+
+
+def test_the_command_reads_both_folders(tmp_path):
+    for folder, runs in (("ours", REFERENCE[:1]), ("reference", REFERENCE)):
+        for made in runs:
+            path = tmp_path / folder / "runs" / made["run_id"] / "result.json"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(made))
+    words = [sys.executable, "-m", "rdlib.batch.compare", str(tmp_path / "ours"), str(tmp_path / "reference")]
+    done = subprocess.run(words, cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout == "1 of 1 runs are identical to the committed reference in every metric.\n"

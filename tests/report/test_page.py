@@ -1,0 +1,520 @@
+"""The report page: what it says of a batch made up for the purpose, that it is safe, self-contained and readable by everybody."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import tomllib
+from fnmatch import fnmatch
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from filelock import FileLock
+from helpers import REPO
+from made_up_runs import run
+from PIL import Image
+
+from rdlib.config import Config
+from rdlib.errors import InputError
+from rdlib.report import page, tables
+from rdlib.report.report import Report
+from rdlib.run import plan, record
+
+REFERENCE = REPO / "results" / "reference"
+VOID = {"meta", "link", "img", "input", "br", "path", "circle", "polyline"}
+
+
+class Parsed(HTMLParser):
+    """Elements of a page: (tag, attributes, text inside it)."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.feed(html)
+        assert self.open == [], "an element is not closed"
+
+    def handle_starttag(self, tag, attrs):
+        element = [tag, dict(attrs), ""]
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append([tag, dict(attrs), ""])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for element in self.open:
+            element[2] += data
+
+    def all(self, tag, **attrs):
+        return [e for e in self.elements if e[0] == tag and all(e[1].get(k) == v for k, v in attrs.items())]
+
+    def texts(self, tag, **attrs):
+        return [" ".join(e[2].split()) for e in self.all(tag, **attrs)]
+
+    @property
+    def text(self):
+        return " ".join(self.all("body")[0][2].split())
+
+
+def batch(folder, *runs, failed=()):
+    """A results folder with these runs; failed: those that did not finish"""
+    for result in runs:
+        put(folder / "runs" / result["run_id"] / "result.json", result)
+    for failure in failed:
+        put(folder / "runs" / failure["run_id"] / "result.json", failure)
+    return folder
+
+
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def picture(folder, name):
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 20), "red").save(folder / "figures" / f"{name}.png")
+
+
+def parsed(folder, **more):
+    return Parsed(page.page(folder, **more))
+
+
+def failure(run_id="main-demo-brick-lite0.128px.15ep-s0", **more):
+    config, when = demo_run()["config"], "2026-11-24T00:00:00+00:00"
+    parts = {"format": record.FORMAT, "run_id": run_id, "config": config, "finished_at": when}
+    return parts | {"status": "diverged", "reason": "loss is nan in epoch 3", "attempts": 1} | more
+
+
+def demo_run(category="brick", seed=0, **more):
+    return run(dataset="demo", category=category, seed=seed, epochs=15, **more)
+
+
+PAPER = {"teacher": "wide_resnet50_2", "image_size": 256}
+
+
+@pytest.fixture
+def full(tmp_path):
+    """Two seeds of carpet at the paper's setting, with the tables and a figure of a finished batch."""
+    runs = [run(value, category="carpet", seed=seed, **PAPER) for seed, value in enumerate((0.90, 0.92))]
+    folder = batch(tmp_path / "paper", *runs)
+    for size in (256, 128):
+        cells = tables.category_table(runs, "image_AUROC", dataset="mvtec", resolution=size)
+        tables.write_table(folder / "tables", f"table1_{size}", cells, f"Table 1 at {size} px: image_AUROC, %")
+    tables.write_table(folder / "tables", "table6", tables.ablation_rows(runs)["table6_scales"], "Table 6")
+    effects = pd.DataFrame({"factor": ["a", "b"], "metric": "image_auroc", "mean": [0.5, -1.25], "smallest": -2.0, "largest": 3.0, "n": 2})
+    tables.write_frame(folder / "tables", "deviations", effects, effects, "Change")
+    picture(folder, "failures")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return page.page(REFERENCE / "demo")
+
+
+# --- Content ------------------------------------------------------------------------------------------------------
+
+
+def rows_of(found, table):
+    """Row name -> text of its cells, of the table with this id."""
+    start = next(i for i, e in enumerate(found.elements) if e[1].get("id") == table)
+    end = next((i for i, e in enumerate(found.elements[start + 1 :], start + 1) if e[0] == "table"), len(found.elements))
+    rows = {}
+    for tag, attrs, text in found.elements[start:end]:
+        if tag == "th" and attrs.get("scope") == "row":
+            cells = rows.setdefault(text, [])
+        elif tag == "td" and rows:
+            cells.append(" ".join(text.split()))
+    return rows
+
+
+def test_paper_ours_difference_and_verdict_stand_side_by_side(full):
+    rows = rows_of(parsed(full), "table-table1-256")
+    assert rows["carpet"] == ["98.9", "91.0 ± 1.4 (2)", "-7.9", "lower", "s0 s1"]
+    assert rows["grid"] == ["100.0", "not run", "", "not run", ""]
+
+
+def test_several_columns_become_groups(full):
+    found = parsed(full)
+    assert found.texts("th", scope="colgroup") == ["image AUROC", "pixel AUROC", "PRO"]
+    rows = rows_of(found, "table-table6")
+    assert rows["M1+M2+M3"] == [
+        "98.5",
+        "91.0 ± 1.4 (2)",
+        "-7.5",
+        "97.8",
+        "91.0 ± 1.4 (2)",
+        "-6.8",
+        "93.9",
+        "91.0 ± 1.4 (2)",
+        "-2.9",
+        "s0 s1",
+    ]
+    assert rows["M1"][:3] == ["–not published", "not run", ""]
+    assert "Every difference here: different setting" in found.text
+
+
+def test_changes_are_written_with_their_sign(full):
+    assert rows_of(parsed(full), "table-deviations")["b"] == ["image_auroc", "-1.25", "-2.00", "+3.00", "2"]
+
+
+def test_a_dagger_has_its_footnote_under_its_own_table(full):
+    found = parsed(full)
+    assert rows_of(found, "table-table1-128")["carpet"][0].endswith("†")
+    assert "†" not in "".join(sum(rows_of(found, "table-table1-256").values(), []))
+    assert found.text.count(tables.FOOTNOTE.replace("`", "")) == 1 and "unverified" in found.texts("code"), "Markdown is no HTML"
+
+
+def test_the_headline_is_the_average_or_what_was_run(full, tmp_path):
+    assert "MVTec AD, carpet: image AUROC 91.0 % ± 1.4 over 2 seeds; the paper: 98.9 %." in parsed(full).texts("p", **{"class": "lede"})
+    one = batch(tmp_path / "demo", demo_run(value=0.5))
+    assert parsed(one).texts("p", **{"class": "lede"}) == ["Demo set, average: image AUROC 50.0 %, one seed."]
+
+
+def novelty_run(digit, value=0.9):
+    return run(value, dataset="fashion_mnist", normal_class=digit, teacher="efficientnet_lite0", image_size=32, epochs=2)
+
+
+def test_the_setting_is_that_of_the_runs_the_headline_is_about(full, tmp_path):
+    """A batch of novelty runs only: it is neither WRN50-2 nor 256 px, and while classes are missing there is nothing to describe."""
+    assert "teacher wide_resnet50_2 at 256 px" in parsed(full).text
+    some = batch(tmp_path / "scratch", *(novelty_run(k) for k in range(9)))
+    text = parsed(some).text
+    assert "No run of a headline number is done yet." in text and "Last epoch, teacher" not in text and "WRN50-2" not in text
+    found = parsed(batch(some, novelty_run(9, 0.8)))
+    assert found.texts("p", **{"class": "lede"}) == ["fashion_mnist, mean of ten classes: image AUROC 89.0 %, one seed; the paper: 95.0 %."]
+    assert "Last epoch, teacher efficientnet_lite0 at 32 px, 2 epochs. Only numbers of the same" in found.text
+
+
+def test_links_to_runs_say_which_one_they_lead_to(full, demo):
+    assert rows_of(parsed(full), "table-table1-256")["carpet"][-1] == "s0 s1", "one category: the seed is enough"
+    average = rows_of(Parsed(demo), "table-demo-image-auroc")["avg_total"][-1]
+    assert "brick s0 brick s1 coin s0" in average
+    assert page.named(["nobody's id", "a-b-c-d-s1"]) == [("nobody's id", "nobody's id"), ("a-b-c-d-s1", "s1")]
+
+
+def test_verdicts_are_counted_over_all_tables(full):
+    sections = page.table_sections(full, None, set())
+    counts = dict(page.verdict_counts(sections))
+    assert counts == {"lower": 1, "different setting": 3, "not run": 17 + 18 + 12}
+
+
+def test_a_table_of_ones_own_has_its_place(full, tmp_path):
+    folder = shutil.copytree(full, tmp_path / "more")
+    (folder / "tables" / "mine.csv").write_text("a,b\n1,2\n")
+    last = page.table_sections(folder, None, set())[-1]
+    assert last["heading"] == "Other tables" and [t["id"] for t in last["tables"]] == ["table-mine"]
+
+
+def test_what_was_not_run_is_listed(full):
+    text = parsed(full).text
+    assert "Table 1 at 128 px: image AUROC, %: all 18 rows" in text
+    assert "Table 1 at 256 px: image AUROC, %: grid, leather, tile" in text
+    assert "Table 4, one-class novelty: image AUROC, %: not run" in text
+
+
+def test_a_run_shows_parameters_metrics_and_provenance(tmp_path):
+    result = demo_run(loss="pixel", metrics={"pixel_auroc": None}) | {"undefined": {"pixel_auroc": "no normal pixel"}}
+    result["provenance"] |= {"cpu": "A processor", "packages": {"torch": "9.9"}}
+    found = parsed(batch(tmp_path / "demo", result))
+    assert found.texts("mark") == ["marked", "pixel", "15"], "only what departs from the data set's defaults is marked"
+    assert "undefined no normal pixel" in found.texts("td", **{"class": "num"})
+    assert "A processor" in found.texts("td") and "torch 9.9" in found.texts("td")
+    assert found.all("div", id=f"run-{result['run_id']}")
+
+
+def test_a_figure_that_nobody_described_is_shown_all_the_same(full):
+    picture(full, "new_one")
+    found = parsed(full)
+    assert "new one" in found.texts("h3")
+    assert found.all("img")[-1][1]["alt"].startswith("Figure new one")
+
+
+def test_the_same_batch_gives_the_same_page(full):
+    assert page.page(full) == page.page(full)
+
+
+def test_the_reference_is_all_there_and_small(demo):
+    found = Parsed(demo)
+    assert len(demo.encode()) < 8e6
+    for path in (REFERENCE / "demo" / "tables").glob("*.csv"):
+        heads = pd.read_csv(path, dtype=str, keep_default_na=False).iloc[:, 0]
+        assert set(rows_of(found, f"table-{path.stem.replace('_', '-')}")) == set(heads), path.stem
+    figures = {p.stem for p in (REFERENCE / "demo" / "figures").glob("*.png")}
+    assert {e[1]["id"] for e in found.all("figure") if "id" in e[1]} == {f"figure-{s.replace('_', '-')}" for s in figures}
+    runs = {p.parent.name for p in (REFERENCE / "demo" / "runs").glob("*/result.json")}
+    assert {e[1]["id"][4:] for e in found.all("div", **{"class": "run"})} == runs and len(runs) > 80
+
+
+# --- The batch ----------------------------------------------------------------------------------------------------
+
+
+def test_runs_done_failed_and_left_are_counted(tmp_path):
+    folder = batch(tmp_path / "demo", demo_run("brick"), failed=[failure("main-demo-coin-lite0.128px.15ep-s0")])
+    whole = page.status(page.planned("demo", ""), {demo_run("brick")["run_id"]}, record.read_failures(folder))
+    count = len(plan.runs("demo"))
+    assert (whole["planned"], whole["done"], whole["failed"], whole["left"], whole["other"]) == (count, 1, 1, count - 2, 0)
+    assert dict(whole["experiments"])["Tables 1, 2 and 6: own setting"] == {"planned": 10, "done": 1, "failed": 1, "left": 8}
+    assert f"1 of {count} runs done, 0 running, {count - 2} left, 1 failed, when this page was made." in parsed(folder).text
+
+
+def tiles(found):
+    return dict(zip(found.texts("dt")[:6], found.texts("dd")[:6]))
+
+
+def test_what_runs_now_and_the_time_left_are_tiles(tmp_path):
+    """One run in a minute: what is left takes as many minutes. Another run is claimed by a process."""
+    folder = batch(tmp_path / "demo", demo_run("brick"))
+    (folder / ".batch.started").touch()
+    began = (folder / "runs" / demo_run("brick")["run_id"] / "result.json").stat().st_mtime - 60
+    os.utime(folder / ".batch.started", (began, began))
+    (folder / "locks").mkdir()
+    count = len(plan.runs("demo"))
+    with FileLock(folder / "locks" / demo_run("coin")["run_id"]):
+        shown = tiles(parsed(folder))
+    assert shown["of these running"] == "1" and shown["left"] == str(count - 1)
+    assert shown["time left, about"] == f"{(count - 1) / 60:.1f} h"
+    (folder / ".batch.started").unlink()
+    assert tiles(parsed(folder))["time left, about"] == "unknown"
+
+
+def test_a_finished_batch_has_no_time_left(demo):
+    assert list(tiles(Parsed(demo)))[:4] == ["runs done", "failed", "left", "training and scoring"]
+
+
+def test_a_run_outside_the_plan_is_not_counted_as_planned(tmp_path):
+    mine = demo_run("brick", seed=7)
+    whole = page.status(page.planned("demo", ""), {mine["run_id"]}, [])
+    assert whole["done"] == 0 and whole["other"] == 1 and whole["left"] == whole["planned"]
+    assert "1 more belong to no plan" in parsed(batch(tmp_path / "demo", mine)).text
+
+
+@pytest.mark.parametrize("name", ["scratch", "cpu"])
+def test_without_a_plan_what_is_left_is_unknown(tmp_path, name):
+    assert "How many are left is unknown" in parsed(batch(tmp_path / name, demo_run())).text
+
+
+def test_the_plan_of_cpu_follows_its_data(tmp_path):
+    (tmp_path / "data" / "bottle" / "train" / "good").mkdir(parents=True)
+    found = parsed(batch(tmp_path / "cpu", demo_run()), data=str(tmp_path / "data"))
+    assert "0 of" in found.text and "runs done, 0 running" in found.text
+
+
+def test_runs_of_changed_weights_are_refused(tmp_path):
+    other = demo_run("brick")
+    other = other | {"provenance": other["provenance"] | {"teacher_sha256": "changed"}}
+    with pytest.raises(InputError, match="different teacher weights"):
+        page.page(batch(tmp_path / "demo", demo_run("coin"), other))
+
+
+def test_failed_runs_are_shown_with_their_reason(tmp_path):
+    found = parsed(batch(tmp_path / "demo", demo_run("coin"), failed=[failure(attempts=3)]))
+    assert rows_of(found, "failed") == {failure()["run_id"]: ["diverged", "3", "loss is nan in epoch 3"]}
+
+
+def test_the_table_of_failures_is_not_shown_twice(tmp_path):
+    folder = batch(tmp_path / "demo", demo_run("coin"), failed=[failure()])
+    Report(str(folder), str(folder))
+    assert (folder / "tables" / "failures.csv").is_file() and parsed(folder).text.count("loss is nan in epoch 3") == 1
+
+
+def test_a_failure_recorded_as_a_result_is_shown_too(tmp_path):
+    cfg = Config.create(dataset="demo", category="brick", epochs=15, seed=0)
+    folder = batch(tmp_path / "demo", demo_run("coin"))
+    record.write_failure(folder / "runs" / cfg.run_id / "result.json", cfg, status="failed", reason="no memory", attempts=2)
+    cells = [tables.Cell("brick", "", None, failures=tuple(record.read_failures(folder))), tables.Cell("coin", "", None)]
+    tables.write_table(folder / "tables", "demo_pro", cells, "Demo set: PRO, %")
+    found = parsed(folder)
+    assert rows_of(found, "failed") == {cfg.run_id: ["failed", "2", "no memory"]}
+    assert rows_of(found, "table-demo-pro")["brick"][0] == "failed"
+    assert "Demo set: PRO, %: brick (failed), coin" in found.text
+
+
+def test_a_batch_of_failures_only_has_a_page(tmp_path):
+    found = parsed(batch(tmp_path / "demo", failed=[failure()]))
+    assert "loss is nan in epoch 3" in found.text and "No run of a headline number is done yet." in found.text
+
+
+def test_a_partial_batch_says_what_is_missing(tmp_path):
+    text = parsed(batch(tmp_path / "demo", demo_run())).text
+    assert "Same teacher: four methods, %: not made yet: 1 of its 25 runs are done" in text
+    assert "Table 1, MVTec AD at 256 px: image AUROC, %: not run" in text, "no run of this profile is about it"
+    assert "Table 4, one-class novelty: image AUROC, %: not run" in text
+    assert "No figure was made yet." in text
+
+
+def test_a_table_of_one_size_counts_the_runs_of_that_size(tmp_path):
+    text = parsed(batch(tmp_path / "paper", run(category="carpet", epochs=200, **PAPER))).text
+    assert "Table 1, MVTec AD at 256 px: image AUROC, %: not made yet: 1 of its 45 runs are done" in text
+    assert "Table 1, MVTec AD at 128 px: image AUROC, %: not run" in text
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no run files .* run `make reproduce PROFILE=demo` first"):
+        page.page(tmp_path / "demo")
+
+
+def test_an_unreadable_table_is_named(full):
+    (full / "tables" / "table5.csv").write_text("")
+    with pytest.raises(InputError, match=r"table5.csv: not a table"):
+        page.page(full)
+
+
+def test_the_command_writes_the_page_beside_the_runs(full, tmp_path, capsys):
+    page.main([str(full)])
+    assert (full / "report.html").read_text() == page.page(full) and "MB" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no run files"):
+        page.main([str(tmp_path / "nothing")])
+
+
+# --- Safe and self-contained --------------------------------------------------------------------------------------
+
+EVIL = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+
+
+def test_nothing_that_comes_from_a_file_becomes_markup(tmp_path, monkeypatch):
+    """The schema refuses most of this; the page does not rely on it."""
+    monkeypatch.setattr(record, "validate", lambda result: None)
+    result = demo_run(experiment="mine", images=[(EVIL, 1, 0.5, 1), ("good", 0, 0.1, 0)])
+    result["config"] |= {"category": EVIL, "method": EVIL, "label": EVIL}
+    result["undefined"] = {"image_ap": EVIL}
+    result["provenance"] |= {"cpu": EVIL, "os": EVIL, "packages": {EVIL: EVIL}}
+    folder = batch(tmp_path / "demo", result, failed=[])
+    put(folder / "runs" / "x" / "result.json", failure(EVIL, reason=EVIL, status=EVIL))
+    tables.write_table(folder / "tables", "table5", [tables.Cell(EVIL, EVIL, None), tables.Cell(EVIL, "b", None, 1.0)], EVIL)
+    tables.write_frame(folder / "tables", "speed_x", pd.DataFrame({EVIL: [EVIL], "b": [EVIL]}), pd.DataFrame({"a": [EVIL]}), EVIL)
+    picture(folder, "<img onerror=alert(1)>")
+    html = page.page(folder)
+    found = Parsed(html)
+    assert len(found.all("script")) == 1 and html.count("<script") == 1
+    assert all(e[1]["src"].startswith("data:") for e in found.all("img"))
+    assert [k for e in found.elements for k in e[1] if k.startswith("on")] == []
+    assert EVIL in found.text, "it is still to be read"
+
+
+def test_the_page_needs_nothing_but_itself(demo):
+    found = Parsed(demo)
+    for tag, attrs, _ in found.elements:
+        for name in ("src", "href", "srcset", "poster", "action", "data"):
+            address = attrs.get(name, "#")
+            assert address.startswith(("data:", "#")) or (tag == "a" and address.startswith("https://arxiv.org/")), (tag, address[:80])
+    (style,) = found.texts("style")
+    assert "url(" not in style and "@import" not in style
+
+
+def test_the_policy_forbids_all_but_our_own_script(demo):
+    found = Parsed(demo)
+    (policy,) = [e[1]["content"] for e in found.all("meta", **{"http-equiv": "Content-Security-Policy"})]
+    (script,) = found.all("script")
+    expected = base64.b64encode(hashlib.sha256(script[2].encode()).digest()).decode()
+    assert "default-src 'none'" in policy and f"script-src 'sha256-{expected}'" in policy
+
+
+def test_the_borrowed_script_is_unchanged_and_has_its_licence():
+    """sortable-tablesort 4.1.7, dist/sortable.min.js, as published."""
+    digest = hashlib.sha256((page.TEMPLATE / "sortable.min.js").read_bytes()).hexdigest()
+    assert digest == "a887cf42ad5b69673364c529afe8500b31dfbe3e78c2e623bee6430fc69b990f"
+    assert "public domain" in (page.TEMPLATE / "sortable.LICENSE").read_text()
+
+
+def test_the_template_is_installed_with_the_package():
+    patterns = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rdlib"]
+    files = [str(p.relative_to(REPO / "rdlib")) for p in page.TEMPLATE.iterdir()]
+    assert len(files) == 5 and all(any(fnmatch(f, p) for p in patterns) for f in files)
+
+
+# --- For everybody ------------------------------------------------------------------------------------------------
+
+
+def test_pictures_have_words_tables_have_names_headings_have_an_order(demo):
+    found = Parsed(demo)
+    assert len(found.all("img")) > 20 and all(len(e[1]["alt"]) > 20 for e in found.all("img"))
+    assert all(e[1].get("aria-label") for e in found.all("svg"))
+    assert len(found.all("caption")) == len(found.all("table")) and all(found.texts("caption"))
+    assert all(e[1].get("scope") in ("row", "col", "colgroup") for e in found.all("th"))
+    levels = [int(e[0][1]) for e in found.elements if re.fullmatch("h[1-6]", e[0])]
+    assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:]))
+    for landmark in ("header", "nav", "main", "footer"):
+        assert len(found.all(landmark)) == 1
+    assert found.all("html")[0][1]["lang"] == "en"
+
+
+def test_every_link_inside_the_page_leads_somewhere(demo):
+    found = Parsed(demo)
+    ids = [e[1]["id"] for e in found.elements if "id" in e[1]]
+    assert len(ids) == len(set(ids))
+    targets = {e[1]["href"][1:] for e in found.all("a") if e[1]["href"].startswith("#")}
+    assert targets <= set(ids) and "main" in targets
+    assert found.all("a")[0][1]["href"] == "#main", "the skip link comes first"
+
+
+# --- Parts --------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_curve_fills_its_box_from_zero():
+    curve = page.loss_curve([2.0, 1.0, 0.0], width=100, height=50)
+    assert curve["points"] == [(0, 0), (50, 25), (100, 50)] and (curve["first"], curve["last"], curve["top"]) == (2.0, 0.0, 2.0)
+    assert page.loss_curve([3.0])["points"] == [(0, 0)] and page.loss_curve([0.0, 0.0])["points"] == [(0, 110), (300, 110)]
+    assert page.loss_curve([]) is None
+
+
+def with_maps(folder, masks=True):
+    """A run that kept the maps of two of its three test images; its second map is twice the first."""
+    result = demo_run(images=[("test/a", 1, 0.2, 4), ("test/b", 0, 0.1, 0), ("test/gone", 1, 0.9, 1)])
+    if not masks:
+        for row in result["images"]:
+            del row["anomalous_pixels"]
+    batch(folder, result)
+    maps = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
+    np.savez(
+        folder / "runs" / result["run_id"] / "maps.npz",
+        scale_maps=np.stack([np.stack([maps, 2 * maps])] * 3),
+        images=np.full((2, 1, 4, 4), 7, np.uint8),
+        masks=np.ones((2 if masks else 0, 4, 4), bool) if masks else np.zeros((0,), bool),
+        paths=np.array(["test/a", "test/b"]),
+    )
+    return result
+
+
+def test_strips_are_chosen_among_the_images_that_were_kept(tmp_path):
+    result = with_maps(tmp_path)
+    found = page.worst_images(result, tmp_path)
+    assert [r["path"] for r in found["rows"]] == ["test/a", "test/b"] and not found["all"]
+    assert (found["low"], found["high"]) == (0, 6), "one scale: sum of three maps, the greatest of both images"
+    assert (found["rows"][0]["width"], found["rows"][0]["height"]) == (3 * 4 + 2 * 4, 4), "image, ground truth, map, and gaps of 4"
+
+
+def test_without_masks_there_is_no_ground_truth_to_show(tmp_path):
+    found = page.worst_images(with_maps(tmp_path, masks=False), tmp_path)
+    assert found["rows"][0]["width"] == 2 * 4 + 4
+
+
+def test_without_maps_only_names_and_scores(tmp_path):
+    result = demo_run()
+    found = page.worst_images(result, tmp_path)
+    assert not found["kept"] and [r["strip"] for r in found["rows"]] == [""] * 4
+    assert [r["path"] for r in found["rows"]] == ["test/hole/0.png", "test/hole/1.png", "test/good/1.png", "test/good/0.png"]
+
+
+def test_a_strip_is_coloured_from_low_to_high():
+    strip = np.asarray(page._strip(np.zeros((3, 2, 2), np.uint8), None, np.array([[0.0, 1.0], [2.0, 4.0]]), 0.0, 4.0))
+    dark, bright = strip[0, -2], strip[1, -1]
+    assert strip.shape == (2, 8, 3) and dark.max() < 10 and bright.min() > 150 and (strip[:, :2] == 0).all()
+
+
+def test_numbers_are_written_for_reading():
+    shown = [page._shown(v, False) for v in (6800896, 1334.8, 26.93, 0.084, 3, "1.37†", float("nan"))]
+    assert shown == ["6,800,896", "1,335", "26.93", "0.084", "3", "1.37†", ""]
+    assert page._shown(-0.5, True) == "-0.50" and page._shown(3, True) == "3"
+
+
+def test_the_identity_of_a_run_is_made_of_known_fields():
+    assert set(page.IDENTITY) <= set(Config.__dataclass_fields__)

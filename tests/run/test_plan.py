@@ -1,0 +1,329 @@
+"""The plans of the three profiles: complete, accepted by the configuration, each run once; missing things by name."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from helpers import REPO
+
+from rdlib.config import MVTEC_COUNTS, Config, from_notebook
+from rdlib.errors import InputError
+from rdlib.run import plan
+
+DEBIAN = "/usr/share/datasets"
+IDX = "train-images-idx3-ubyte"
+WEIGHTS = ("resnet18-f37072fd.pth", "resnet50-0676ba61.pth", "wide_resnet50_2-95faca4d.pth")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A machine without data sets and weights of its own. Returns the folder in place of Debian's."""
+    monkeypatch.setattr(plan, "Path", lambda p: tmp_path / "debian" if str(p) == DEBIAN else Path(p))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path / "debian"
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def categories(root, names=MVTEC_COUNTS):
+    for name in names:
+        (root / name / "train" / "good").mkdir(parents=True)
+    return str(root)
+
+
+@pytest.fixture
+def everything(tmp_path):
+    """Folder with all data sets (empty), and the weights in torch's cache."""
+    categories(tmp_path / "data")
+    for place in (f"mnist/{IDX}", f"fashion_mnist/{IDX}.gz", "cifar10/cifar-10-python.tar.gz"):
+        touch(tmp_path / "data" / place)
+    for file in WEIGHTS:
+        touch(tmp_path / "torch" / "hub" / "checkpoints" / file)
+    return str(tmp_path / "data")
+
+
+@pytest.fixture(params=plan.PROFILES)
+def profile(request):
+    return request.param
+
+
+def distinct(plan, *names):
+    return {tuple(p.get(n) for n in names) for p in plan}
+
+
+# --- Plans --------------------------------------------------------------------------------------------------------
+
+
+def test_every_run_is_accepted_as_parameters_of_the_notebook(profile, everything):
+    for run_id, parameters in plan.runs(profile, everything).items():
+        cfg, where = from_notebook(parameters)
+        assert cfg.run_id == run_id and where.data_root == parameters.get("data_root", "")
+
+
+def test_runs_have_distinct_and_stable_ids(profile, everything):
+    planned = plan.runs(profile, everything)
+    assert list(planned) == list(plan.runs(profile, everything))
+    configs = {from_notebook(p)[0] for p in planned.values()}
+    assert len(configs) == len(planned)
+    for run_id, parameters in planned.items():
+        backwards = dict(reversed(parameters.items())) | {"data_root": "elsewhere", "threads": 7, "save_maps": False}
+        assert plan.identity(backwards) == run_id
+
+
+def test_a_run_that_several_tables_need_is_there_once(profile, everything):
+    tables = plan.tables(profile, everything)
+    ids = {table: [plan.identity(p) for p in needed] for table, needed in tables.items()}
+    assert set().union(*map(set, ids.values())) == set(plan.runs(profile, everything))
+    assert sum(map(len, ids.values())) > len(plan.runs(profile, everything))
+    assert set(ids["mvtec"]) & set(ids["bottleneck"]) & set(ids["backbones"]) & set(ids["deviations"])
+
+
+def test_a_shared_run_has_what_any_table_wants_of_it(profile, everything):
+    planned = plan.runs(profile, everything)
+    for needed in plan.tables(profile, everything).values():
+        for parameters in needed:
+            assert planned[plan.identity(parameters)].items() >= parameters.items()
+
+
+def test_every_table_of_the_paper_has_runs(profile, everything):
+    tables = plan.tables(profile, everything)
+    assert all(tables.values())
+    assert set(tables) == {"mvtec", "baselines", "complexity", "novelty", "novelty_sweep", "bottleneck", "backbones", "deviations"}
+
+
+def test_the_demo_is_enough_to_see_something():
+    tables = plan.tables("demo")
+    assert len(distinct(tables["mvtec"], "category")) >= 5 and distinct(tables["mvtec"], "seed") == {(0,), (1,)}
+    assert {p["dataset"] for p in plan.runs("demo").values()} == {"demo", "digits"}
+    assert {p["teacher"] for p in plan.runs("demo").values()} <= {f"efficientnet_lite{i}" for i in range(3)}
+    assert distinct(tables["novelty"], "normal_class") == {(k,) for k in range(10)}
+
+
+def test_the_paper_plan_is_the_papers(everything):
+    tables = plan.tables("paper", everything)
+    main = tables["mvtec"]
+    assert distinct(main, "category", "image_size", "seed") == {(c, px, s) for c in MVTEC_COUNTS for px in (256, 128) for s in range(3)}
+    assert distinct(main, "teacher", "epochs") == {("wide_resnet50_2", 200)} and len(main) == 15 * 2 * 3
+    assert distinct(tables["bottleneck"], "bottleneck", "seed") == {(b, s) for b in (None, "pre", "oce") for s in range(3)}
+    teachers = ("wide_resnet50_2", "resnet50", "resnet18")
+    assert distinct(tables["backbones"], "teacher", "category") == {(t, c) for t in teachers for c in MVTEC_COUNTS}
+    sets = ("mnist", "fashion_mnist", "cifar10")
+    assert distinct(tables["novelty"], "dataset", "normal_class", "seed") == {(d, k, s) for d in sets for k in range(10) for s in range(3)}
+    assert distinct(tables["novelty"], "teacher", "image_size") == {("resnet18", 32)}
+    assert distinct(tables["baselines"], "method", "category") == {(m, c) for m in plan.BASELINES for c in MVTEC_COUNTS}
+
+
+def test_the_papers_main_runs_depart_from_its_defaults_in_nothing(everything):
+    """Seeds are ours (the official code has one, 111); looking at the test set is no part of a run."""
+    for parameters in plan.tables("paper", everything)["mvtec"]:
+        cfg, _ = from_notebook(parameters)
+        assert cfg == Config.create(dataset="mvtec", category=cfg.category, image_size=cfg.image_size, seed=cfg.seed)
+
+
+def test_the_cpu_plan_is_about_what_is_there(tmp_path):
+    data = categories(tmp_path / "data", ["wood", "bottle"])
+    touch(tmp_path / "data" / "mnist" / IDX)
+    tables = plan.tables("cpu", data)
+    assert distinct(tables["mvtec"], "category") == {("bottle",), ("wood",)} and distinct(tables["novelty"], "dataset") == {("mnist",)}
+    roots = {p["dataset"]: p["data_root"] for p in plan.runs("cpu", data).values()}
+    assert roots == {"mvtec": data, "mnist": str(tmp_path / "data" / "mnist")}
+
+
+def test_the_cpu_plan_without_mvtec(tmp_path):
+    touch(tmp_path / "mnist" / IDX)
+    tables = plan.tables("cpu", str(tmp_path))
+    assert tables["mvtec"] == tables["complexity"] == [] and len(tables["novelty"]) == 10
+
+
+def test_cost_is_measured_once_per_method(profile, everything):
+    needed = plan.tables(profile, everything)["complexity"]
+    assert [p.get("method", "reverse") for p in needed] == ["reverse", "padim", "spade"]
+    assert all(p["measure"] and p["experiment"] == "cost" and not p["save_maps"] for p in needed)
+    others = [p for i, p in plan.runs(profile, everything).items() if not i.startswith("cost-")]
+    assert not any(p.get("measure") for p in others)
+
+
+def test_maps_are_kept_for_the_figures_only():
+    planned = plan.runs("demo")
+    kept = {i for i, p in planned.items() if plan.keeps_maps(p)}
+    teachers = {i for i in kept if ".128px" in i and "lite0" in i}
+    assert {f"main-demo-{c}-lite0.128px.15ep-s0" for c in plan.DEMO_CATEGORIES} <= teachers
+    assert {f"main-demo-{c}-lite0.128px.15ep.method_conventional-s0" for c in plan.DEMO_CATEGORIES} <= teachers
+    assert not any("digits" in i or i.endswith("-s1") or "loss_" in i or "method_padim" in i for i in kept)
+
+
+def test_an_unknown_profile_is_refused():
+    with pytest.raises(InputError, match="^profile='papper': must be one of demo, cpu, paper$"):
+        plan.tables("papper")
+
+
+def test_mvtec_has_its_published_number_of_images():
+    """Bergmann et al. 2019: 3629 images to train on, 1725 to test on."""
+    assert len(MVTEC_COUNTS) == 15
+    assert [sum(counts) for counts in zip(*MVTEC_COUNTS.values())] == [3629, 1725]
+
+
+# --- One factor at a time -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs, share, expected", [(50, 0.5, 25), (15, 0.5, 8), (2, 0.5, 1), (1, 0.5, 1), (10, 0.1, 1)])
+def test_a_fraction_of_the_epochs(epochs, share, expected):
+    assert plan.apply({"dataset": "mnist", "epochs": epochs}, {"epochs": share})["epochs"] == expected
+
+
+def test_whole_epochs_are_taken_as_they_are():
+    assert plan.apply({"dataset": "mnist", "epochs": 50}, {"epochs": 3})["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    "base, other",
+    [
+        ({"dataset": "mnist"}, "imagenet"),
+        ({"dataset": "cifar10"}, "none"),
+        ({"dataset": "mvtec"}, "none"),
+        ({"dataset": "mnist", "normalise": "imagenet"}, "none"),
+        ({"dataset": "cifar10", "normalise": "none"}, "imagenet"),
+    ],
+)
+def test_the_other_normalisation(base, other):
+    assert plan.apply(base, plan.NOVELTY_FACTORS["other normalisation"])["normalise"] == other
+
+
+def test_applying_a_change_leaves_base_and_change_as_they_were():
+    base, change = {"dataset": "mnist", "epochs": 10}, {"epochs": 0.5, "normalise": "none"}
+    assert plan.apply(base, change) == {"dataset": "mnist", "epochs": 5, "normalise": "imagenet"}
+    assert base == {"dataset": "mnist", "epochs": 10} and change == {"epochs": 0.5, "normalise": "none"}
+
+
+@pytest.mark.parametrize("factors", [plan.TRAINING_FACTORS, plan.RESIZE_FACTORS, plan.NOVELTY_FACTORS])
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_a_factor_changes_exactly_one_value(factors, dataset):
+    base = {"dataset": dataset, "normal_class": 0, "epochs": 10, "seed": 0}
+    plain = Config.create(**base).to_dict()
+    for name, change in factors.items():
+        found = Config.create(**plan.apply(base, change)).to_dict()
+        assert sum(found[k] != plain[k] for k in plain) == (1 if name else 0), name
+
+
+# --- Finding data -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", [".", "mvtec", "mvtec_anomaly_detection"])
+def test_categories_are_found(tmp_path, folder):
+    categories(tmp_path / "data" / folder, ["screw", "bottle"])
+    (tmp_path / "data" / folder / "carpet").mkdir()
+    root = str(tmp_path / "data" / folder)
+    assert plan.find_data(str(tmp_path / "data")) == {"screw": root, "bottle": root}, "carpet has no train/good"
+
+
+LAYOUTS = [
+    ("mnist", f"mnist/{IDX}", "mnist"),
+    ("mnist", f"mnist/{IDX}.gz", "mnist"),
+    ("mnist", f"MNIST/raw/{IDX}", "MNIST/raw"),
+    ("fashion_mnist", f"fashion_mnist/{IDX}.gz", "fashion_mnist"),
+    ("fashion_mnist", f"fashion-mnist/{IDX}.gz", "fashion-mnist"),
+    ("fashion_mnist", f"FashionMNIST/raw/{IDX}", "FashionMNIST/raw"),
+    ("cifar10", "cifar10/data_batch_1", "cifar10"),
+    ("cifar10", "cifar10/cifar-10-python.tar.gz", "cifar10"),
+    ("cifar10", "cifar10/cifar-10-batches-py/data_batch_1", "cifar10"),
+    ("cifar10", "cifar-10-batches-py/data_batch_1", "."),
+    ("cifar10", "cifar-10-python.tar.gz", "."),
+]
+
+
+@pytest.mark.parametrize("name, file, root", LAYOUTS)
+def test_novelty_sets_are_found(tmp_path, name, file, root):
+    touch(tmp_path / "data" / file)
+    found = plan.find_data(str(tmp_path / "data"))
+    assert list(found) == [name] and Path(found[name]) == tmp_path / "data" / root
+
+
+def test_debians_package_is_found(elsewhere):
+    touch(elsewhere / "fashion-mnist" / f"{IDX}.gz")
+    assert plan.find_data("") == {"fashion_mnist": str(elsewhere / "fashion-mnist")}
+
+
+def test_own_folders_go_before_debians(elsewhere, tmp_path):
+    for folder in (elsewhere / "fashion-mnist", tmp_path / "data" / "fashion_mnist"):
+        touch(folder / f"{IDX}.gz")
+    assert plan.find_data(str(tmp_path / "data")) == {"fashion_mnist": str(tmp_path / "data" / "fashion_mnist")}
+
+
+def test_several_folders_are_searched(tmp_path):
+    data = [categories(tmp_path / "a", ["wood"]), categories(tmp_path / "b", ["tile"])]
+    touch(tmp_path / "b" / "mnist" / IDX)
+    found = plan.find_data(os.pathsep.join(data))
+    assert found == {"wood": data[0], "tile": data[1], "mnist": str(tmp_path / "b" / "mnist")}
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    gone = tmp_path / "gone"
+    with pytest.raises(InputError, match=f"^DATA={gone}: no such folder; give folders"):
+        plan.find_data(os.pathsep.join([str(tmp_path), str(gone)]))
+
+
+def test_nothing_given_is_nothing_found():
+    assert plan.find_data("") == {}
+
+
+# --- What is missing ----------------------------------------------------------------------------------------------
+
+
+def test_the_demo_needs_nothing():
+    assert plan.missing("demo") == []
+
+
+def test_every_missing_thing_has_a_line(tmp_path):
+    lines = plan.missing("paper", str(tmp_path))
+    assert len(lines) == 15 + 3 + 3
+    for name in (*MVTEC_COUNTS, *plan.NOVELTY, *WEIGHTS):
+        assert sum(name in line for line in lines) >= 1, name
+    assert Counter(line.split()[0] for line in lines[:15]) == {"MVTec": 15} and str(tmp_path / "torch") in lines[-1]
+
+
+def test_nothing_is_missing_when_all_is_there(everything):
+    assert plan.missing("paper", everything) == [] == plan.missing("cpu", everything)
+
+
+@pytest.mark.parametrize("gone", ["screw/train/good", f"mnist/{IDX}", f"../torch/hub/checkpoints/{WEIGHTS[1]}"])
+def test_the_one_missing_thing_is_named(everything, gone):
+    path = Path(everything) / gone
+    path.rmdir() if path.is_dir() else path.unlink()
+    (line,) = plan.missing("paper", everything)
+    assert gone.split("/")[0 if ".." not in gone else -1] in line
+
+
+def test_the_cpu_profile_needs_any_data_at_all(tmp_path):
+    assert plan.missing("cpu", "") == ["DATA: neither an MVTec category nor a novelty data set found; give DATA=FOLDER"]
+    assert plan.missing("cpu", categories(tmp_path / "data", ["pill"])) == []
+
+
+def test_the_plan_in_words_is_complete(profile, everything):
+    text, planned = plan.plan_text(profile, everything), plan.runs(profile, everything)
+    assert text.startswith(f"Profile {profile}: {len(planned)} different runs.")
+    for parameters in planned.values():
+        cell = str(parameters.get("category", parameters.get("normal_class")))
+        what = f"{parameters['dataset']} {parameters['image_size']} px, {parameters['teacher']}, {parameters.get('method', 'reverse')}"
+        assert any(what in line and cell in line.split(": ")[1].split() for line in text.splitlines() if " x " in line)
+
+
+def test_the_counts_of_the_plan_add_up(everything):
+    """Of each table: the lines below its heading have as many runs as the heading."""
+    found = []
+    for line in plan.plan_text("paper", everything).splitlines()[1:]:
+        if line.startswith(" "):
+            found[-1][1] += int(line.split()[0])
+        else:
+            found.append([int(line.split()[1]), 0])
+    assert len(found) == 8 and all(stated == counted for stated, counted in found)
+
+
+@pytest.mark.parametrize("name", ["demo", "paper"])
+def test_the_readme_states_the_number_of_runs(name, everything):
+    (row,) = [line for line in (REPO / "README.md").read_text().splitlines() if line.startswith(f"| `{name}`")]
+    assert int(row.split("|")[4]) == len(plan.runs(name, everything))

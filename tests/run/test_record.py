@@ -1,0 +1,442 @@
+"""Run files: complete, valid, whole or absent, and read back without torch."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import fastjsonschema
+import made_up_runs
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import REPO, config, made_up_scores
+
+from rdlib import evaluate, metrics
+from rdlib.errors import InputError
+from rdlib.report import plots
+from rdlib.run import record
+
+CFG = config(image_score="sum")
+SAME = {"teacher_sha256": "abc", "data_manifest": "def"}
+HARDWARE = {"device": "cpu", "gpu": "", "threads": 1}
+
+
+def write(out_dir, cfg=CFG, **changed):
+    """A run file of made-up scores."""
+    parts = {
+        "scores": made_up_scores(),
+        "losses": [0.5, 0.25],
+        "history": [{"epoch": 1, "metrics": {"image_auroc": 0.5, "image_ap": 0.5}}],
+        "data": {"train_images": 4, "test_images": 6, "test_anomalous": 3},
+        "model": {"trainable_parameters": 10},
+        "timing": {"load_s": 0.1234567, "fit_s": 1.0, "score_s": 0.2},
+        "provenance": record.provenance(cfg, hardware=HARDWARE, **SAME, shared={}),
+    }
+    return record.write_run(out_dir, cfg, **parts | changed)
+
+
+def files(folder):
+    return sorted(p.name for p in folder.rglob("*") if p.is_file())
+
+
+# --- Writing and reading back -------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    written = write(tmp_path)
+    path = tmp_path / "runs" / CFG.run_id / "result.json"
+    assert record.read_run(path) == written == json.loads(path.read_text())
+    assert record.read_runs(tmp_path) == [written]
+    assert (written["run_id"], written["status"], written["format"]) == (CFG.run_id, "finished", 1)
+    assert written["config"] == CFG.to_dict() and written["losses"] == [0.5, 0.25] and written["undefined"] == {}
+    assert written["timing"]["load_s"] == 0.123 and written["timing"]["metrics_s"] >= 0 and written["peak_memory_mb"] > 10
+
+
+def test_metrics_in_the_file_are_those_of_the_scores(tmp_path):
+    written, scores = write(tmp_path), made_up_scores()
+    maps = scores.scale_maps.sum(0)
+    expected = metrics.pixel_metrics(masks=scores.masks, maps=maps)
+    expected |= {"au_pro_per_image": metrics.au_pro_per_image(masks=scores.masks, maps=maps)}
+    sums = maps.astype(float).sum((1, 2))
+    expected |= {"image_auroc": metrics.image_auroc(labels=scores.labels, scores=sums)}
+    expected |= {"image_ap": metrics.image_ap(labels=scores.labels, scores=sums)}
+    assert written["metrics"] == pytest.approx(expected)
+    assert set(written["metrics"]) == set(evaluate.METRICS)
+    assert [i["score"] for i in written["images"]] == pytest.approx(sums)
+    assert [(i["path"], i["label"]) for i in written["images"]] == list(zip(scores.paths, scores.labels.tolist()))
+
+
+def test_every_scale_set_and_image_score_is_in_the_file(tmp_path):
+    written, scores = write(tmp_path), made_up_scores()
+    assert list(written["by_scales"]) == ["M1", "M2", "M3", "M2+M3", "M1+M2+M3"]
+    assert written["by_scales"]["M1+M2+M3"] == written["metrics"]
+    two_and_three = scores.scale_maps[1] + scores.scale_maps[2]
+    assert written["by_scales"]["M2+M3"]["pixel_auroc"] == pytest.approx(metrics.pixel_auroc(masks=scores.masks, maps=two_and_three))
+    largest = scores.scale_maps.sum(0).max((1, 2))
+    assert written["by_image_score"]["max"]["image_auroc"] == metrics.image_auroc(labels=scores.labels, scores=largest)
+    assert written["by_image_score"]["sum"] == {k: written["metrics"][k] for k in ("image_auroc", "image_ap")}
+
+
+def test_without_masks_there_are_image_metrics_only(tmp_path):
+    written = write(tmp_path, scores=made_up_scores(masks=False))
+    assert set(written["metrics"]) == {"image_auroc", "image_ap"}
+
+
+def with_labels(label):
+    scores = made_up_scores(masks=False)
+    scores.labels[:] = label
+    return scores
+
+
+@pytest.mark.parametrize("label, counts", [(0, "6 normal and 0 anomalous"), (1, "0 normal and 6 anomalous")])
+def test_undefined_is_null_with_the_reason(tmp_path, label, counts):
+    written = write(tmp_path, scores=with_labels(label))
+    assert written["metrics"] == {"image_auroc": None, "image_ap": None}
+    assert set(written["undefined"]) == {"image_auroc", "image_ap"} and all(counts in reason for reason in written["undefined"].values())
+    assert "NaN" not in (tmp_path / "runs" / CFG.run_id / "result.json").read_text()
+
+
+def test_the_reason_is_the_right_one_where_both_kinds_are_there(tmp_path):
+    """The official PRO of constant maps is undefined, however many images there are."""
+    scores = made_up_scores()
+    scores.scale_maps[:] = 0.5
+    written = write(tmp_path, scores=scores)
+    assert written["metrics"]["image_auroc"] == 0.5 and written["metrics"]["au_pro_per_image"] is None
+    assert list(written["undefined"]) == ["au_pro_per_image"] and "both kinds" not in written["undefined"]["au_pro_per_image"]
+
+
+def test_vanished_defects_are_counted_and_not_called_missing_images(tmp_path):
+    scores = made_up_scores()
+    scores.masks[:] = False
+    told = write(tmp_path, scores=scores)["undefined"]
+    assert set(told) == {"pixel_auroc", "pixel_ap", "au_pro", "au_pro_per_image"}
+    assert all(f"{scores.masks.size} normal and 0 anomalous pixels" in t and "all 3 anomalous images vanished" in t for t in told.values())
+
+
+def test_images_that_the_per_image_pro_leaves_out_are_counted(tmp_path):
+    """The map of one anomalous image is constant: the mean is over the other two, and the file says so."""
+    scores = made_up_scores()
+    expected = [v for i, v in enumerate(metrics.image_pros(masks=scores.masks, maps=scores.scale_maps.sum(0))) if i]
+    at = np.flatnonzero(scores.labels)[0]
+    scores.scale_maps[:, at] = 0.5
+    written = write(tmp_path, scores=scores)
+    assert written["metrics"]["au_pro_per_image"] == pytest.approx(np.mean(expected))
+    assert list(written["undefined"]) == ["au_pro_per_image"] and written["undefined"]["au_pro_per_image"].startswith("1 of 3 images with")
+
+
+def test_the_thin_pro_curve_has_the_area_of_the_whole_one(tmp_path):
+    written = write(tmp_path)
+    fpr, pro = written["pro_curve"]["fpr"], written["pro_curve"]["pro"]
+    assert (fpr[0], fpr[-1]) == (0, 0.3) and len(fpr) == len(pro)
+    assert np.trapezoid(pro, fpr) / 0.3 == pytest.approx(written["metrics"]["au_pro"], abs=0.01)
+    assert "pro_curve" not in write(tmp_path / "no_masks", scores=made_up_scores(masks=False))
+
+
+def test_the_pro_curve_is_read_off_the_whole_one():
+    scores = made_up_scores()
+    found = evaluate.evaluate_run(scores, CFG).pro_curve
+    fpr, pro = metrics.pro_curve(masks=scores.masks, maps=scores.maps(CFG.scales))
+    assert found["pro"] == pytest.approx(np.interp(np.linspace(0, 0.3, 61), fpr, pro), abs=1e-5)
+
+
+def test_one_evaluation_is_that_of_each_scale_set_by_itself(monkeypatch):
+    """But finds the regions once, and orders the scores once per scale set."""
+    scores, cfg = made_up_scores(), config(image_score="sum", scales=(3,))
+    alone = {ks: evaluate.evaluate(scores, cfg, scales=ks) for ks in evaluate.SCALE_SETS}
+    calls = []
+    for name in ("region_sizes", "_pieces"):
+        function = getattr(metrics, name)
+        monkeypatch.setattr(metrics, name, lambda *a, _name=name, _function=function: calls.append(_name) or _function(*a))
+    found = evaluate.evaluate_run(scores, cfg)
+    assert sorted(calls) == ["_pieces"] * 5 + ["region_sizes"]
+    assert found.metrics == alone[(3,)]
+    assert list(found.by_scales.values()) == list(alone.values()) and len({v["au_pro"] for v in alone.values()}) == 5
+
+
+def test_a_methods_own_image_scores_count_for_every_scale_set():
+    scores = dataclasses.replace(made_up_scores(), image_scores=np.arange(6.0))
+    found = evaluate.evaluate_run(scores, CFG)
+    assert found.per_image is scores.image_scores
+    expected = metrics.image_auroc(labels=scores.labels, scores=scores.image_scores)
+    assert {v["image_auroc"] for v in (found.metrics, *found.by_scales.values())} == {expected}
+    assert found.by_image_score["max"]["image_auroc"] == metrics.image_auroc(
+        labels=scores.labels, scores=scores.maps((1, 2, 3)).max((1, 2))
+    )
+
+
+def made_from(result, **provenance):
+    return result | {"provenance": result["provenance"] | provenance}
+
+
+def test_runs_of_changed_data_or_weights_are_not_mixed():
+    coin, brick = ({"dataset": "demo", "category": c} for c in ("coin", "brick"))
+    one = made_from(made_up_runs.run(**coin), data_manifest="aaa", teacher_sha256="t")
+    record.refuse_mixed([one, made_from(made_up_runs.run(**brick), data_manifest="bbb", teacher_sha256="t")])
+    for name, words in (("data_manifest", "different data"), ("teacher_sha256", "different teacher weights")):
+        changed = made_from(made_up_runs.run(**coin, seed=1), **{"data_manifest": "aaa", "teacher_sha256": "t"} | {name: "new"})
+        with pytest.raises(InputError, match=f"{one['run_id']} and {changed['run_id']} were made from {words}.*remove the folders"):
+            record.refuse_mixed([one, changed])
+    other = made_from(made_up_runs.run(**coin, teacher="resnet18"), data_manifest="aaa", teacher_sha256="other")
+    record.refuse_mixed([one, other])
+
+
+@pytest.mark.parametrize("profile", ["demo", "cpu"])
+def test_the_references_are_each_of_one_data_and_one_teacher(profile):
+    record.refuse_mixed(record.read_runs(REPO / "results" / "reference" / profile))
+
+
+def test_a_result_of_other_numerics_threads_or_device_says_so(tmp_path):
+    written = write(tmp_path)
+    assert record.made_otherwise(written, HARDWARE) == ""
+    assert "threads 1 (now 2)" in record.made_otherwise(written, HARDWARE | {"threads": 2})
+    assert "device cpu (now cuda)" in record.made_otherwise(written, HARDWARE | {"device": "cuda:1"})
+    references = {p: record.read_runs(REPO / "results" / "reference" / p)[0] for p in ("demo", "cpu")}
+    found = {p: record.made_otherwise(r, {"threads": r["provenance"]["threads"], "device": "cpu"}) for p, r in references.items()}
+    assert found["demo"] == "" and "numerics 1 (now 2)" in found["cpu"], "cpu holds runs of 0.1.0, before the rounding changed"
+
+
+def test_images_say_how_large_their_anomaly_is(tmp_path):
+    assert [i["anomalous_pixels"] for i in write(tmp_path)["images"]] == [0, 20] * 3
+
+
+def test_runs_are_read_in_the_order_of_their_ids(tmp_path):
+    for seed in (10, 9, 1):
+        write(tmp_path, config(seed=seed))
+    ids = [r["run_id"] for r in record.read_runs(tmp_path)]
+    assert ids == sorted(ids) and len(ids) == 3
+    assert record.read_runs(tmp_path / "nowhere") == []
+
+
+# --- Whole or not at all ------------------------------------------------------------------------------------------
+
+
+def test_nothing_temporary_is_left(tmp_path):
+    write(tmp_path)
+    assert files(tmp_path) == ["result.json"]
+    write(tmp_path, pictures=np.zeros((6, 3, 16, 16), np.uint8))
+    assert files(tmp_path) == ["maps.npz", "result.json"]
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="cannot be written .No space left on device.; make room"):
+        write(tmp_path)
+    assert files(tmp_path) == []
+
+
+def test_a_failed_second_write_keeps_the_first(tmp_path, monkeypatch):
+    first = write(tmp_path)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="cannot be written .No space left on device.; make room"):
+        write(tmp_path, losses=[9.0])
+    assert record.read_runs(tmp_path) == [first]
+
+
+def test_a_result_that_does_not_fit_the_schema_is_not_written(tmp_path):
+    with pytest.raises(fastjsonschema.JsonSchemaValueException, match="provenance"):
+        write(tmp_path, provenance={})
+    assert files(tmp_path) == []
+
+
+def test_an_infinite_loss_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="[Oo]ut of range float|not JSON compliant|inf"):
+        write(tmp_path, losses=[float("inf")])
+    assert "result.json" not in files(tmp_path)
+
+
+# --- The schema ---------------------------------------------------------------------------------------------------
+
+
+def broken(result, path, value):
+    result = copy.deepcopy(result)
+    inner = result
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is KeyError:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return result
+
+
+WRONG = [
+    (("metrics", "image_auroc"), 1.5),
+    (("metrics", "pixel_auroc"), -0.1),
+    (("metrics", "au_pro"), "0.9"),
+    (("metrics", "image_ap"), KeyError),
+    (("run_id",), "../../etc"),
+    (("run_id",), "main-mvtec-bottle"),
+    (("status",), "running"),
+    (("format",), 2),
+    (("images", 0, "label"), 2),
+    (("images", 0, "score"), None),
+    (("images", 0, "extra"), 1),
+    (("images",), []),
+    (("losses", 0), "0.5"),
+    (("provenance", "git_revision"), KeyError),
+    (("config", "lr"), KeyError),
+    (("timing", "fit_s"), KeyError),
+    (("unknown",), 1),
+]
+
+
+@pytest.mark.parametrize("path, value", WRONG)
+def test_the_schema_refuses(tmp_path, path, value):
+    result = write(tmp_path)
+    file = tmp_path / "runs" / CFG.run_id / "result.json"
+    file.write_text(json.dumps(broken(result, path, value)))
+    with pytest.raises(InputError, match=f"^{file}: not a result of this version"):
+        record.read_run(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"format": 1, "run_id": "ma', b"\xff\xfe"])
+def test_a_file_that_is_no_json_is_named(tmp_path, content):
+    path = tmp_path / "runs" / "some" / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"^{path}: not JSON"):
+        record.read_runs(tmp_path)
+
+
+# --- A run that is already there ----------------------------------------------------------------------------------
+
+
+def test_finished_is_none_then_the_result(tmp_path):
+    assert record.finished(tmp_path, CFG, **SAME) is None
+    written = write(tmp_path)
+    assert record.finished(tmp_path, CFG, **SAME) == written
+    assert record.finished(tmp_path, config(seed=7), **SAME) is None
+
+
+@pytest.mark.parametrize("other", SAME)
+def test_finished_refuses_other_data_or_weights(tmp_path, other):
+    write(tmp_path)
+    with pytest.raises(InputError, match=f"was made with another {other}; remove it or give another label"):
+        record.finished(tmp_path, CFG, **SAME | {other: "changed"})
+
+
+def test_a_failure_is_a_row_but_no_result(tmp_path):
+    path = tmp_path / "runs" / CFG.run_id / "result.json"
+    record.write_failure(path, CFG, status="diverged", reason="loss is nan", attempts=1)
+    assert record.finished(tmp_path, CFG, **SAME) is None and record.read_runs(tmp_path) == []
+    (failure,) = record.read_failures(tmp_path)
+    assert (failure["status"], failure["reason"], failure["attempts"]) == ("diverged", "loss is nan", 1)
+    with pytest.raises(fastjsonschema.JsonSchemaValueException):
+        record.write_failure(path, CFG, status="finished", reason="", attempts=1)
+
+
+def test_a_second_process_waits_for_the_first(tmp_path):
+    claim = record.claim(tmp_path, CFG)
+    assert record.claim(tmp_path, CFG) is claim  # the same notebook run again in its kernel
+    code = "from pathlib import Path; from filelock import FileLock; import sys; FileLock(sys.argv[1], timeout=0).acquire()"
+    other = subprocess.run([sys.executable, "-c", code, claim.lock_file], capture_output=True, text=True)
+    assert other.returncode == 1 and "Timeout" in other.stderr
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file: cannot be written \(Not a directory\); give another out_dir"):
+        record.claim(tmp_path / "file", CFG)
+
+
+def test_claiming_removes_what_a_kill_left_half_written(tmp_path):
+    folder = tmp_path / "runs" / CFG.run_id
+    folder.mkdir(parents=True)
+    (folder / ".result.json.tmp").write_text("{")
+    (folder / "checkpoint.pt").write_bytes(b"")
+    record.claim(tmp_path, CFG)
+    assert files(folder) == ["checkpoint.pt"]
+
+
+def test_finished_refuses_another_configuration_of_the_same_id(tmp_path):
+    result = write(tmp_path)
+    path = tmp_path / "runs" / CFG.run_id / "result.json"
+    path.write_text(json.dumps(broken(result, ("config", "lr"), 0.1)))
+    with pytest.raises(InputError, match=rf"^{path}: was made with another lr; remove it"):
+        record.finished(tmp_path, CFG, **SAME)
+
+
+# --- Maps and figures ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_maps_are_kept_for_the_figures(tmp_path, masks):
+    scores = made_up_scores(masks=masks)
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), dtype=np.uint8)
+    record.save_maps(tmp_path, scores, pictures)
+    kept = record.load_maps(tmp_path)
+    np.testing.assert_allclose(kept["scale_maps"], scores.scale_maps, atol=1e-3)
+    assert kept["scale_maps"].dtype == np.float32 and np.array_equal(kept["images"], pictures)
+    assert tuple(kept["paths"]) == scores.paths
+    assert np.array_equal(kept["masks"], scores.masks) if masks else kept["masks"].size == 0
+
+
+def test_maps_hold_no_pickled_objects(tmp_path):
+    record.save_maps(tmp_path, made_up_scores(), np.zeros((6, 3, 16, 16), np.uint8))
+    with np.load(tmp_path / "maps.npz", allow_pickle=False) as file:
+        assert {file[name].dtype.kind for name in file.files} == {"f", "u", "b", "U"}
+
+
+def test_a_run_without_maps_has_none(tmp_path):
+    write(tmp_path)
+    assert record.load_maps(tmp_path / "runs" / CFG.run_id) is None
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_equal_figures_are_equal_files(tmp_path, suffix):
+    for name in ("one", "two"):
+        record.save_figure(plots.loss_curve([3.0, 2.0, 1.0]), tmp_path / "figures" / name, (suffix,))
+    record.save_figure(plots.loss_curve([3.0, 2.0, 1.5]), tmp_path / "figures" / "three", (suffix,))
+    one, two, three = ((tmp_path / "figures" / f"{name}.{suffix}").read_bytes() for name in ("one", "two", "three"))
+    assert one == two != three
+
+
+# --- Provenance ---------------------------------------------------------------------------------------------------
+
+
+def test_provenance_traces_a_number():
+    found = record.provenance(CFG, hardware=HARDWARE, **SAME, shared={})
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True, check=True).stdout.strip()
+    assert found["git_revision"] == head and isinstance(found["git_dirty"], bool)
+    assert found["lock_sha256"] == hashlib.sha256((REPO / "requirements.txt").read_bytes()).hexdigest()
+    assert found["packages"]["numpy"] == np.__version__ and found["packages"]["pandas"] == pd.__version__
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert (found["seed"], found["torch_seed"], found["teacher_sha256"], found["data_manifest"]) == (CFG.seed, CFG.torch_seed, "abc", "def")
+    assert found | HARDWARE == found and found["cpu"] and found["os"] and found["finished_at"].endswith("+00:00")
+
+
+# --- Tables of runs -----------------------------------------------------------------------------------------------
+
+
+def test_metrics_table_is_in_per_cent():
+    table = record.metrics_table({"metrics": {"image_auroc": 0.98765, "image_ap": None}})
+    assert table["%"].to_dict() == {"image_auroc": "98.77", "image_ap": "undefined"}
+
+
+def test_telling_images_are_misses_finds_and_false_alarms():
+    labels, scores = [1, 0, 1, 0, 1, 0, 1], [0.9, 0.1, 0.2, 0.8, 0.5, 0.3, 0.7]
+    images = [{"path": str(i), "label": y, "score": s} for i, (y, s) in enumerate(zip(labels, scores))]
+    assert record.telling_images({"images": images}, each=2) == [2, 4, 0, 6, 3, 5]
+
+
+# --- Imports ------------------------------------------------------------------------------------------------------
+
+
+def test_reading_results_does_not_load_torch():
+    modules = ("config", "metrics", "evaluate", "results", "tables", "plots", "experiments", "compare")
+    code = (
+        "import sys, importlib\nfor m in sys.argv[1:]:\n    importlib.import_module(f'rdlib.{m}')\n    assert 'torch' not in sys.modules, m"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code, *modules], cwd=REPO, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
