@@ -23,12 +23,13 @@ from made_up_runs import run
 
 from rdlib import baselines, data, fit, model
 from rdlib.batch import acquire, reference
-from rdlib.config import MVTEC_COUNTS, Config, from_notebook
+from rdlib.config import MVTEC_COUNTS, Config
 from rdlib.errors import InputError
 from rdlib.own import images
 from rdlib.report import audit
 from rdlib.report.report import Report
 from rdlib.run import plan, record
+from rdlib.run.parameters import from_notebook
 
 PAGE = REPO / "tests" / "bad_inputs.md"
 KINDS = ("corrupt", "missing", "extra", "wrong type", "wrong value", "wrong size", "hostile")

@@ -17,12 +17,11 @@ from rdlib.config import (
     MVTEC_COUNTS,
     NOVELTY_DATASETS,
     Config,
-    Where,
-    from_notebook,
     parse_scales,
 )
 from rdlib.errors import InputError
 from rdlib.paths import PACKAGE, output_folder
+from rdlib.run.parameters import Where, from_notebook
 
 BOTTLE = {"dataset": "mvtec", "category": "bottle"}
 

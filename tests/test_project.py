@@ -19,8 +19,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import rdlib
-from rdlib.config import Config, Where, from_notebook
+from rdlib.config import Config
 from rdlib.run import plan
+from rdlib.run.parameters import Where, from_notebook
 
 PYPROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
@@ -74,9 +75,7 @@ def test_conda_installs_the_same_lock():
     assert len(plain) == 2 and pip[0] == "-r requirements.txt"
 
 
-@pytest.mark.parametrize(
-    "file", ["run/result.schema.json", "own/detector.schema.json", "paper/published.csv"]
-)
+@pytest.mark.parametrize("file", ["run/result.schema.json", "own/detector.schema.json", "paper/published.csv"])
 def test_data_files_of_the_package_are_installed(file):
     patterns = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rdlib"]
     assert (REPO / "rdlib" / file).is_file() and any(Path(file).match(p) for p in patterns)

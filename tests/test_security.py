@@ -20,11 +20,12 @@ from papermill.parameterize import parameterize_notebook
 from PIL import Image
 
 from rdlib.batch import reference
-from rdlib.config import Config, Where, from_notebook
+from rdlib.config import Config
 from rdlib.errors import InputError
-from rdlib.report import plots, plots_data
+from rdlib.report import figures, plots, plots_data
 from rdlib.report.report import Report
 from rdlib.run import record
+from rdlib.run.parameters import Where, from_notebook
 
 RUN = REPO / "notebooks" / "02_run.ipynb"
 NAMES = [n for n, field in (Config.__dataclass_fields__ | Where.__dataclass_fields__).items() if field.type == "str"]
@@ -92,10 +93,10 @@ def test_odd_file_names_are_drawn_as_they_are(tmp_path, name):
     image, mask = np.zeros((3, 8, 8), np.uint8), np.eye(8, dtype=bool)
     grid = plots.map_grid(images=[image], masks=[mask], maps={"map": np.ones((1, 8, 8))}, titles=[name])
     for figure in (grid, plots_data.gallery({name: [(name, image, mask)]})):
-        record.save_figure(figure, tmp_path / "figure")
+        figures.save_figure(figure, tmp_path / "figure")
         assert any(text.get_text() == name for ax in figure.axes for text in (ax.title, ax.yaxis.label))
     heat_map = plots.heat_map(Image.new("RGB", (8, 8)), np.ones((8, 8), np.float32), 0.5, name)
-    record.save_figure(heat_map, tmp_path / "heat_map")
+    figures.save_figure(heat_map, tmp_path / "heat_map")
     assert heat_map.get_suptitle() == name
 
 

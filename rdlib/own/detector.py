@@ -36,7 +36,7 @@ from rdlib.features import device_of, to_batch
 from rdlib.fit import choose_device
 from rdlib.own import photos
 from rdlib.paths import PACKAGE
-from rdlib.run.record import write_atomically
+from rdlib.run.files import write_atomically
 from rdlib.score import enlarge, enlargement
 
 FORMAT, VERSION = "rdlib-detector", 1

@@ -15,14 +15,15 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from rdlib import data, fit, metrics, model
-from rdlib.config import Config, notebook_parameters, refuse_unknown
+from rdlib.config import Config, refuse_unknown
 from rdlib.data import ImageSet
 from rdlib.errors import InputError
 from rdlib.own import detector, photos
 from rdlib.own.detector import Detector, Result
 from rdlib.paths import output_folder, resolve
-from rdlib.report import plots
-from rdlib.run import record
+from rdlib.report import figures, plots
+from rdlib.run import files
+from rdlib.run.parameters import notebook_parameters
 
 DEMO_CATEGORY = "brick"
 LEAST_GOOD = 8
@@ -302,13 +303,13 @@ def score_photos(judge: Detector, found: Photos, out: Path, on_photo: Callable[[
         result = judge.score(image)
         picture = Path("heatmaps", photo.group, photo.name).with_suffix("")
         picture = picture.with_name(picture.name + HEAT_MAP)
-        record.save_figure(plots.heat_map(image, result.map, result.threshold, caption(photo, result)), out / picture)
+        figures.save_figure(plots.heat_map(image, result.map, result.threshold, caption(photo, result)), out / picture)
         rows.append(_row(photo, image, result) | {"heat_map": picture.as_posix()})
         if with_masks and photo.group in ("check", "bad"):
             pixels.append(_stretched(photo, image.size, result, judge.cfg))
         on_photo()
     table = pd.DataFrame(rows)
-    record.write_atomically(out / "scores.csv", table.to_csv(index=False))
+    files.write_atomically(out / "scores.csv", table.to_csv(index=False))
     maps, masks = map(np.stack, zip(*pixels)) if pixels else (None, None)
     return Scored(table, maps, masks)
 
@@ -390,7 +391,7 @@ def write_measures(path: Path, judge: Detector, scored: Scored, onnx_difference:
     first = _plain("threshold", judge.threshold.value, f"{judge.threshold.count} held-out good images")
     last = _plain("ONNX, largest difference of a pixel", onnx_difference, f"{onnx_images} images")
     table = pd.concat([first, measured, last])[["value", "unit", "interval", "counted on"]]
-    record.write_atomically(path, table.rename_axis("quantity").to_csv())
+    files.write_atomically(path, table.rename_axis("quantity").to_csv())
 
 
 def _plain(quantity: str, value: float, counted: str) -> pd.DataFrame:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rdlib.report import plots
+from rdlib.run.files import write_atomically
 
 Run = dict[str, Any]
 Choice = list[tuple[str, str]]  # (category, path of a test image)
@@ -143,3 +146,20 @@ def _grid(kept: Kept, chosen: Choice, columns: dict[str, Source]) -> Figure:
         titles=[f"{category}\n{path.split('/')[1]}" for category, path in chosen],
         note=plots.ATTRIBUTION[kept.runs[0]["config"]["dataset"]],
     )
+
+
+def telling_images(result: dict[str, Any], each: int = 2) -> list[int]:
+    """Test images worth looking at: the worst misses, the plainest finds, the normal ones with the highest score."""
+    labels = np.array([i["label"] for i in result["images"]])
+    order = np.argsort([i["score"] for i in result["images"]], kind="stable")
+    anomalous, normal = order[labels[order] == 1], order[labels[order] == 0]
+    return [*anomalous[:each].tolist(), *anomalous[::-1][:each].tolist(), *normal[::-1][:each].tolist()]
+
+
+def save_figure(figure: Figure, stem: Path, formats: tuple[str, ...] = ("png",)) -> None:
+    """Write the figure as `stem.png` (and `.pdf`), without dates, so that equal figures are equal files."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in formats:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, dpi=150, metadata={"CreationDate": None} if suffix == "pdf" else {"Software": None})
+        write_atomically(stem.with_suffix(f".{suffix}"), buffer.getvalue())

@@ -29,7 +29,7 @@ from rdlib.config import Config, defaults_of
 from rdlib.errors import InputError, exit_in_words
 from rdlib.paths import PACKAGE, resolve
 from rdlib.report import figures, plots, tables
-from rdlib.run import plan, record
+from rdlib.run import files, plan, record
 from rdlib.run.progress import progress
 
 Run = dict[str, Any]
@@ -145,7 +145,7 @@ def write(folder: Path, out: Path, data: str = "") -> None:
     data: the batch's DATA, which the plan of the profiles cpu and paper depends on
     raises: InputError if there is neither a result nor a failed run
     """
-    record.write_atomically(out, page(folder, data))
+    files.write_atomically(out, page(folder, data))
 
 
 def page(folder: Path, data: str = "") -> str:
@@ -518,7 +518,7 @@ def worst_images(run: Run, folder: Path) -> dict[str, Any]:
     if kept is not None:  # the committed reference keeps only the images that figures show
         there = set(map(str, kept["paths"]))
         rows = [i for i in rows if i["path"] in there]
-    chosen = [rows[i] for i in dict.fromkeys(record.telling_images({"images": rows}))] if rows else []
+    chosen = [rows[i] for i in dict.fromkeys(figures.telling_images({"images": rows}))] if rows else []
     maps = {i["path"]: pair.map(category, i["path"]) for i in chosen} if kept is not None else {}
     low, high = (min(m.min() for m in maps.values()), max(m.max() for m in maps.values())) if maps else (0.0, 0.0)
     shown = [i | {"strip": "", "width": 0, "height": 0} for i in chosen]

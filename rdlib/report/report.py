@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from rdlib.errors import InputError
 from rdlib.paths import output_folder, resolve
-from rdlib.report import tables
+from rdlib.report import figures, tables
 from rdlib.run import record
 
 
@@ -60,7 +60,7 @@ class Report:
     def figure(self, name: str, figure: Figure) -> None:
         """Show a figure and write it as PNG and PDF."""
         if self.out:
-            record.save_figure(figure, self.out / "figures" / name, ("png", "pdf"))
+            figures.save_figure(figure, self.out / "figures" / name, ("png", "pdf"))
         display(figure)
 
     def maps(self, run: dict[str, Any]) -> dict[str, Any] | None:

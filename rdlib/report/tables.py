@@ -22,7 +22,7 @@ from scipy.stats import norm
 from rdlib.config import MVTEC_COUNTS, NOVELTY_DATASETS, TEXTURES, Config
 from rdlib.metrics import image_auroc
 from rdlib.paths import PACKAGE
-from rdlib.run.record import write_atomically
+from rdlib.run.files import write_atomically
 
 NOT_RUN, NOT_PUBLISHED, DIFFERENT = "not run", "not published", "different setting"
 # Names of the metrics in published.csv -> in our run files. The paper's PRO is the per-image one of its code.

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from rdlib.errors import InputError
-from rdlib.run.record import FORMAT, NUMERICS, write_atomically
+from rdlib.run.files import write_atomically
+from rdlib.run.record import FORMAT, NUMERICS
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 DIGEST = hashlib.sha256().digest_size

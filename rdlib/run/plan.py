@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,53 @@ BASELINES = ("conventional", "padim", "spade")
 # Parameters of 02_run that are no part of a run's identity, by the table that wants them.
 BEST_ON_TEST = {"evaluate_every": 4}
 COST = {"experiment": "cost", "measure": True, "save_maps": False}
+
+
+@dataclass(frozen=True)
+class Report:
+    """One table notebook: heading in the page, tables of the plan whose runs it reads, what it writes in the page's order.
+
+    A name in `sometimes` is written only where there is something to tell; all others always are.
+    """
+
+    heading: str
+    needs: tuple[str, ...]
+    tables: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+    sometimes: tuple[str, ...] = ()
+
+
+# The one registry of tables and figures: the Snakefile, the page and the tests read it.
+REPORTS = {
+    "04_mvtec": Report(
+        "Tables 1 and 2: MVTec AD, and the same teacher with other methods",
+        ("mvtec", "baselines"),
+        ("demo_image_auroc", "demo_pixel_auroc", "demo_pro", "table1_run", "table1_256", "table1_128", "table2_pixel_auroc", "table2_pro", "same_teacher"),
+        ("category_bars",),
+        ("demo_image_auroc", "demo_pixel_auroc", "demo_pro", "table1_run"),
+    ),
+    "05_complexity": Report(
+        "Table 3: cost",
+        ("complexity", "mvtec", "baselines"),
+        ("table3_size", "table3_timing", "table3_accuracy", "speed_training", "speed_drift", "speed_scoring", "speed_metrics", "speed_whole_runs"),
+        ("growth",),
+        ("speed_training", "speed_drift", "speed_scoring", "speed_metrics", "speed_whole_runs", "growth"),
+    ),
+    "06_novelty": Report(
+        "Table 4: one-class novelty",
+        ("novelty", "novelty_sweep"),
+        ("table4", "table4_classes", "table4_sensitivity_mnist", "table4_sensitivity_fashion_mnist", "table4_sensitivity_cifar10", "table4_sensitivity_digits"),
+        ("novelty_classes",),
+        ("table4_sensitivity_mnist", "table4_sensitivity_fashion_mnist", "table4_sensitivity_cifar10", "table4_sensitivity_digits"),
+    ),
+    "07_ablations": Report("Tables 5 to 7: ablations", ("mvtec", "bottleneck", "backbones"), ("table5", "table6", "table7")),
+    "08_figures": Report(
+        "Figures 1 and 5 to 7",
+        ("mvtec", "baselines"),
+        figures=("fig1_conventional_vs_reverse", "fig5_small", "fig6_large", "failures", "scales", "fig7_histograms", "loss_curves", "pro_curves"),
+    ),
+    "09_deviations": Report("What moves the number", ("mvtec", "deviations"), ("deviations",), ("deviations",)),
+}  # fmt: skip
 
 
 # --- The profiles -------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 import zlib
@@ -25,13 +24,13 @@ import fastjsonschema
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rdlib.config import Config
 from rdlib.errors import InputError
 from rdlib.evaluate import evaluate_run, why_undefined
 from rdlib.paths import PACKAGE, project_root
+from rdlib.run.files import write_atomically
 
 if TYPE_CHECKING:  # not at run time: reading results must not load torch
     from rdlib.score import Scores
@@ -206,47 +205,6 @@ def load_maps(folder: Path) -> dict[str, NDArray] | None:
     return kept | {"scale_maps": kept["scale_maps"].astype(np.float32)}
 
 
-def save_figure(figure: Figure, stem: Path, formats: tuple[str, ...] = ("png",)) -> None:
-    """Write the figure as `stem.png` (and `.pdf`), without dates, so that equal figures are equal files."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in formats:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=150, metadata={"CreationDate": None} if suffix == "pdf" else {"Software": None})
-        write_atomically(stem.with_suffix(f".{suffix}"), buffer.getvalue())
-
-
-def write_atomically(path: Path, content: str | bytes, keep: Path | None = None) -> None:
-    """Write to a temporary file beside `path`, flush it to disk, rename: a reader sees all of it or nothing.
-
-    keep: where the file that was there before goes; None drops it
-    raises: InputError if the disk is full or the folder is not writable; what was there stays
-    """
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _write_temporary(path, data)
-        if keep is not None and path.is_file():
-            path.replace(keep)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); make room or allow writing there and start again: what was there before is kept"
-        ) from error
-
-
-def _write_temporary(path: Path, data: bytes) -> Path:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:  # Ctrl-C too: no half-written file stays behind
-            Path(file.name).unlink(missing_ok=True)
-            raise
-    Path(file.name).chmod(0o644)
-    return Path(file.name)
-
-
 def _without_nan(value: Any) -> Any:
     """NaN becomes null: JSON has no NaN."""
     if isinstance(value, dict):
@@ -390,11 +348,3 @@ def metrics_table(result: dict[str, Any]) -> pd.DataFrame:
     """The metrics of one run in per cent, rounded for reading."""
     values = {name: "undefined" if v is None else f"{100 * v:.2f}" for name, v in result["metrics"].items()}
     return pd.DataFrame({"%": values})
-
-
-def telling_images(result: dict[str, Any], each: int = 2) -> list[int]:
-    """Test images worth looking at: the worst misses, the plainest finds, the normal ones with the highest score."""
-    labels = np.array([i["label"] for i in result["images"]])
-    order = np.argsort([i["score"] for i in result["images"]], kind="stable")
-    anomalous, normal = order[labels[order] == 1], order[labels[order] == 0]
-    return [*anomalous[:each].tolist(), *anomalous[::-1][:each].tolist(), *normal[::-1][:each].tolist()]

@@ -23,7 +23,7 @@ from rdlib.batch import failure
 from rdlib.config import Config
 from rdlib.errors import InputError
 from rdlib.report import report, tables
-from rdlib.run import plan, record
+from rdlib.run import files, plan, record
 from rdlib.run.checkpoint import Checkpoint
 
 KILLS = 6
@@ -118,9 +118,9 @@ def test_what_a_killed_process_left_half_written_goes_with_the_next_start(tmp_pa
     folder = record.run_folder(tmp_path, cfg)
     folder.mkdir(parents=True)
     code = f"""if True:
-        import os; from pathlib import Path; from rdlib.run import record
+        import os; from pathlib import Path; from rdlib.run import files
         os.fsync = lambda handle: os.kill(os.getpid(), 9)
-        record.write_atomically(Path({str(folder / "result.json")!r}), "x" * 10000)"""
+        files.write_atomically(Path({str(folder / "result.json")!r}), "x" * 10000)"""
     killed = subprocess.run([sys.executable, "-c", code])
     assert killed.returncode == -signal.SIGKILL and len(list(folder.glob(".*.tmp"))) == 1, "killed while writing"
     assert record.read_runs(tmp_path) == [] and not (folder / "result.json").exists()
@@ -246,7 +246,7 @@ def test_a_finished_run_stays_finished_whatever_fails_after_it(tmp_path, capsys)
     """A figure that cannot be drawn, or a kernel that dies over it."""
     made = made_up_runs.run()
     path = tmp_path / "runs" / made["run_id"] / "result.json"
-    record.write_atomically(path, json.dumps(made))
+    files.write_atomically(path, json.dumps(made))
     assert failure.record(path, executed(tmp_path / "o.ipynb", ("OSError", "disk")), PARAMETERS, attempt=1, most=3)
     assert failure.record(path, tmp_path / "absent.ipynb", PARAMETERS, attempt=1, most=3)
     assert json.loads(path.read_text()) == made and f"{made['run_id']}: finished, but then: OSError: disk" in capsys.readouterr().err
@@ -260,7 +260,7 @@ def test_a_finished_run_stays_finished_whatever_fails_after_it(tmp_path, capsys)
 
 def place(root, made):
     path = root / "results/demo/runs" / made["run_id"] / "result.json"
-    record.write_atomically(path, json.dumps(made))
+    files.write_atomically(path, json.dumps(made))
     return path
 
 

@@ -13,7 +13,8 @@ from rdlib.config import Config
 from rdlib.report import page as report
 from rdlib.report import tables
 from rdlib.report.report import Report
-from rdlib.run.record import read_runs, write_atomically, write_failure
+from rdlib.run.files import write_atomically
+from rdlib.run.record import read_runs, write_failure
 
 DESKTOP, PHONE = {"width": 1366, "height": 900}, {"width": 390, "height": 844}
 RUN = "main-demo-coin-lite0.128px.15ep-s0"

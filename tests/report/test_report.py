@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from rdlib.config import Config
 from rdlib.errors import InputError
-from rdlib.report import report, tables
-from rdlib.run import plan, record
+from rdlib.report import figures, report, tables
+from rdlib.run import files, plan, record
 
 RUN = made_up_runs.run(0.9)
 
@@ -30,7 +30,7 @@ def shown(monkeypatch):
 @pytest.fixture
 def folder(tmp_path):
     path = tmp_path / "batch" / "runs" / RUN["run_id"] / "result.json"
-    record.write_atomically(path, json.dumps(RUN))
+    files.write_atomically(path, json.dumps(RUN))
     return tmp_path / "batch"
 
 
@@ -66,7 +66,7 @@ def test_a_table_without_cells_says_not_run(folder, shown):
 
 def put(folder, *runs):
     for made in runs:
-        record.write_atomically(folder / "runs" / made["run_id"] / "result.json", json.dumps(made))
+        files.write_atomically(folder / "runs" / made["run_id"] / "result.json", json.dumps(made))
     return folder
 
 
@@ -121,7 +121,7 @@ def promised():
 
 @pytest.mark.parametrize("profile", ["demo", "cpu"])
 def test_without_failures_the_tables_are_those_of_the_reference_to_the_byte(profile, tmp_path, monkeypatch, shown):
-    monkeypatch.setattr(record, "save_figure", lambda *_: None)
+    monkeypatch.setattr(figures, "save_figure", lambda *_: None)
     for name in sorted(MADE - {"08_figures"}):
         execute(name, TABLES / profile, tmp_path, monkeypatch)
     made, expected = ({p.name: p.read_bytes() for p in (f / "tables").iterdir()} for f in (tmp_path, TABLES / profile))
@@ -141,9 +141,9 @@ def test_however_many_runs_failed_every_notebook_makes_its_files(left, tmp_path,
     fields = Config.__dataclass_fields__
     put(tmp_path, kept, *(failed(**{k: v for k, v in p.items() if k in fields}) for p in everything.values()))
     assert set(promised()) == MADE
-    for name, files in promised().items():
+    for name, needed in promised().items():
         execute(name, tmp_path, tmp_path, monkeypatch)
-        assert all((tmp_path / f).is_file() for f in files), name
+        assert all((tmp_path / f).is_file() for f in needed), name
     tables_made = {p.stem: pd.read_csv(p) for p in (tmp_path / "tables").glob("*.csv")}
     for name in ("demo_image_auroc", "same_teacher", "table5", "table6"):
         found = tables_made[name]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from helpers import REPO
 
-from rdlib.config import MVTEC_COUNTS, Config, from_notebook
+from rdlib.config import MVTEC_COUNTS, Config
 from rdlib.errors import InputError
 from rdlib.run import plan
+from rdlib.run.parameters import from_notebook
 
 DEBIAN = "/usr/share/datasets"
 IDX = "train-images-idx3-ubyte"

@@ -17,7 +17,7 @@ from helpers import REPO, config, made_up_scores
 
 from rdlib import evaluate, metrics
 from rdlib.errors import InputError
-from rdlib.report import plots
+from rdlib.report import figures, plots
 from rdlib.run import record
 
 CFG = config(image_score="sum")
@@ -396,8 +396,8 @@ def test_a_run_without_maps_has_none(tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "pdf"])
 def test_equal_figures_are_equal_files(tmp_path, suffix):
     for name in ("one", "two"):
-        record.save_figure(plots.loss_curve([3.0, 2.0, 1.0]), tmp_path / "figures" / name, (suffix,))
-    record.save_figure(plots.loss_curve([3.0, 2.0, 1.5]), tmp_path / "figures" / "three", (suffix,))
+        figures.save_figure(plots.loss_curve([3.0, 2.0, 1.0]), tmp_path / "figures" / name, (suffix,))
+    figures.save_figure(plots.loss_curve([3.0, 2.0, 1.5]), tmp_path / "figures" / "three", (suffix,))
     one, two, three = ((tmp_path / "figures" / f"{name}.{suffix}").read_bytes() for name in ("one", "two", "three"))
     assert one == two != three
 
@@ -427,14 +427,14 @@ def test_metrics_table_is_in_per_cent():
 def test_telling_images_are_misses_finds_and_false_alarms():
     labels, scores = [1, 0, 1, 0, 1, 0, 1], [0.9, 0.1, 0.2, 0.8, 0.5, 0.3, 0.7]
     images = [{"path": str(i), "label": y, "score": s} for i, (y, s) in enumerate(zip(labels, scores))]
-    assert record.telling_images({"images": images}, each=2) == [2, 4, 0, 6, 3, 5]
+    assert figures.telling_images({"images": images}, each=2) == [2, 4, 0, 6, 3, 5]
 
 
 # --- Imports ------------------------------------------------------------------------------------------------------
 
 
 def test_reading_results_does_not_load_torch():
-    modules = ("config", "metrics", "evaluate", "results", "tables", "plots", "experiments", "compare")
+    modules = ("config", "metrics", "evaluate", "run.record", "run.plan", "report.tables", "report.figures", "report.page", "batch.compare")
     code = (
         "import sys, importlib\nfor m in sys.argv[1:]:\n    importlib.import_module(f'rdlib.{m}')\n    assert 'torch' not in sys.modules, m"
     )

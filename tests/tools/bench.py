@@ -37,7 +37,7 @@ from rdlib import data, demo, evaluate, features, fit, metrics, model, score
 from rdlib.config import Config
 from rdlib.distance import flat_loss
 from rdlib.paths import project_root
-from rdlib.run import record
+from rdlib.run import files, record
 from rdlib.run.cache import Store
 
 Timed = dict[str, Callable[[], Any]]
@@ -450,7 +450,7 @@ def main() -> None:
     found["minutes"] = round((time.perf_counter() - start) / 60, 1)
     path = project_root() / "results" / args.profile / "bench.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    record.write_atomically(path, json.dumps(found, indent=1) + "\n")
+    files.write_atomically(path, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from helpers import TinyTeacher, config, image_set
 
 from rdlib import fit, model
 from rdlib.evaluate import evaluate
-from rdlib.run import record
+from rdlib.run import files
 from rdlib.run.checkpoint import Checkpoint
 from rdlib.score import score
 
@@ -37,7 +37,7 @@ def train(folder: Path, slow_disk: bool = False) -> None:
 
     losses = fit.fit(net, TRAIN, CFG, after_epoch, checkpoint=checkpoint)
     end = {"metrics": evaluate(score(net, TEST, CFG), CFG), "losses": losses, "notes": checkpoint.notes}
-    record.write_atomically(folder / "end.json", json.dumps(end))
+    files.write_atomically(folder / "end.json", json.dumps(end))
 
 
 def fill_the_disk(folder: Path) -> None:

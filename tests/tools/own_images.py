@@ -20,7 +20,7 @@ from PIL import Image
 
 from rdlib.batch import reference
 from rdlib.paths import project_root
-from rdlib.run import record
+from rdlib.run import files, record
 
 CATEGORY = "bottle"
 PLACES = {"good_dir": "train/good", "check_dir": "test/good", "bad_dir": "test", "masks_dir": "ground_truth"}
@@ -102,11 +102,11 @@ def main() -> None:
             (kept / name).mkdir(parents=True, exist_ok=True)
             for file in ("measures.csv", "scores.csv"):
                 shutil.copy(Path(place, name, file), kept / name / file)
-    record.write_atomically(kept / "provenance.json", json.dumps(made_with, indent=1) + "\n")
+    files.write_atomically(kept / "provenance.json", json.dumps(made_with, indent=1) + "\n")
     (kept / "tables").mkdir(exist_ok=True)
-    record.write_atomically(kept / "tables" / f"{CATEGORY}.md", table(kept))
+    files.write_atomically(kept / "tables" / f"{CATEGORY}.md", table(kept))
     readme = root / "README.md"
-    record.write_atomically(readme, reference.with_tables(readme.read_text(encoding="utf-8"), root / "results/reference"))
+    files.write_atomically(readme, reference.with_tables(readme.read_text(encoding="utf-8"), root / "results/reference"))
 
 
 if __name__ == "__main__":

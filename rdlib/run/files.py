@@ -1,0 +1,41 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from rdlib.errors import InputError
+
+
+def write_atomically(path: Path, content: str | bytes, keep: Path | None = None) -> None:
+    """Write to a temporary file beside `path`, flush it to disk, rename: a reader sees all of it or nothing.
+
+    keep: where the file that was there before goes; None drops it
+    raises: InputError if the disk is full or the folder is not writable; what was there stays
+    """
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _write_temporary(path, data)
+        if keep is not None and path.is_file():
+            path.replace(keep)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); make room or allow writing there and start again: what was there before is kept"
+        ) from error
+
+
+def _write_temporary(path: Path, data: bytes) -> Path:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:  # Ctrl-C too: no half-written file stays behind
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    Path(file.name).chmod(0o644)
+    return Path(file.name)
