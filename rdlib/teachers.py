@@ -90,7 +90,8 @@ class Teacher(Frozen, Encoder):
     """Frozen ImageNet network E; nothing after its last feature map is computed.
 
     arch: what the bottleneck and the student are built from
-    tail: the stage after the last map (layer4), used only by the bottlenecks "pre" and "oce" of Table 5; None where the weights end before it
+    tail: the stage after the last map (layer4), used only by the bottlenecks "pre" and "oce" of Table 5; None where the weights
+        end before it
     """
 
     def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], tail: nn.Module | None, arch: Architecture, mean, std) -> None:
@@ -238,7 +239,10 @@ def read_tensors(path: str | Path) -> dict:
     except Exception:  # a damaged or hostile pickle raises almost anything, and torch's text advises to trust it
         found = None
     if not isinstance(found, dict):
-        raise InputError(f"{path}: damaged, or holds something else than a dictionary of tensors, which could run code; fetch the original")
+        raise InputError(
+            f"{path}: damaged, or holds something else than a dictionary of tensors, which could run code; fetch the original, "
+            "or save the state_dict() alone"
+        )
     return found
 
 
