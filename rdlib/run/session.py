@@ -65,7 +65,7 @@ class Run:
 
         raises: InputError if a result with the same id has another configuration, data, weights or format
         """
-        self.images, self.net = images, net
+        self.images, self.trainable = images, sum(p.numel() for p in net.parameters() if p.requires_grad)
         self.same = {"teacher_sha256": teacher_sha256, "data_manifest": images.manifest}
         self.hardware = fit.describe_hardware(self.device)
         bits = {"threads": self.hardware["threads"], "device": self.device.type, "evaluate_every": self.where.evaluate_every}
@@ -102,7 +102,7 @@ class Run:
                 **beside,
                 "history": self.history,
                 "data": counts | self.images.notes,
-                "model": {"trainable_parameters": trainable_parameters(self.net)},
+                "model": {"trainable_parameters": self.trainable},
                 "timing": {name: round(seconds, 3) for name, seconds in self.timing.items()},
                 **({"complexity": complexity} if complexity else {}),
                 "peak_memory_mb": round(peak_memory_mb(), 1),
@@ -125,10 +125,6 @@ def claim(out_dir: Path, cfg: Config) -> FileLock:
     except OSError as error:
         raise InputError(f"{out_dir}: cannot be written ({error.strerror}); give another out_dir or allow writing there") from None
     return lock
-
-
-def trainable_parameters(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
 
 def peak_memory_mb() -> float:
