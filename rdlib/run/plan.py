@@ -295,7 +295,7 @@ def missing(profile: str, data: str = "") -> list[str]:
     """What a profile needs and is not here: data sets and teacher weights, and folders that hold none; a line each with the remedy."""
     if not tables(profile, data) or profile == "demo":  # `tables` refuses an unknown profile
         return []
-    lines = [f"{line}; give the folder that holds bottle/train/good, mnist, ..., or leave it out" for line in data_lines(data) if NOTHING in line]
+    lines = [f"{line}; give the folder that holds bottle/train/good, mnist, ..., or leave it out" for line in data_lines(profile, data) if NOTHING in line]
     found = find_data(data)
     if profile == "cpu":
         return lines or ([] if found else ["DATA: neither an MVTec category nor a novelty data set found; give DATA=FOLDER"])
@@ -321,16 +321,17 @@ def missing(profile: str, data: str = "") -> list[str]:
 NOTHING = "no data set is there"
 
 
-def data_lines(data: str) -> list[str]:
+def data_lines(profile: str, data: str) -> list[str]:
     """What each folder of DATA contributes, a line each; Debian's only if it holds something."""
+    if profile == "demo":
+        return [f"DATA={data}: not used, the demo brings its own"] * bool(data)
     there = contributions(data).items()
     return [f"DATA={folder}: {', '.join(found) or NOTHING}" for folder, found in there if found or folder != DEBIAN]
 
 
 def plan_text(profile: str, data: str = "") -> str:
     """The complete plan as text: runs per table (shared ones counted in each), data set, teacher and resolution."""
-    lines = [f"Profile {profile}: {len(runs(profile, data))} different runs."]
-    lines += [f"DATA={data}: not used, the demo brings its own"] * bool(data) if profile == "demo" else data_lines(data)
+    lines = [f"Profile {profile}: {len(runs(profile, data))} different runs.", *data_lines(profile, data)]
     for table, needed in tables(profile, data).items():
         distinct = {identity(p): p for p in needed}.values()
         lines.append(f"{table}: {len(distinct)} runs")

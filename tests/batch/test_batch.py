@@ -20,8 +20,8 @@ def dry_run(root, profile, data=""):
     root.mkdir()
     for name in ("Snakefile", "notebooks", "rdlib", "pyproject.toml"):
         (root / name).symlink_to(REPO / name)
-    words = [sys.executable, "-m", "snakemake", "--cores", "2", "-n", "--config", f"profile={profile}", f"data={data}"]
-    environment = os.environ | {"PYTHONPATH": str(REPO), "XDG_CACHE_HOME": str(root / "cache"), "TORCH_HOME": str(root / "torch")}
+    words = [sys.executable, "-m", "snakemake", "--cores", "2", "-n", "--config", f"profile={profile}"]
+    environment = os.environ | {"DATA": str(data), "PYTHONPATH": str(REPO), "XDG_CACHE_HOME": str(root / "cache"), "TORCH_HOME": str(root / "torch")}
     done = subprocess.run(words, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert not (root / "results").exists()
     return done.returncode, done.stdout
