@@ -326,7 +326,8 @@ def data_lines(profile: str, data: str) -> list[str]:
     if profile == "demo":
         return [f"DATA={data}: not used, the demo brings its own"] * bool(data)
     there = contributions(data).items()
-    return [f"DATA={folder}: {', '.join(found) or NOTHING}" for folder, found in there if found or folder != DEBIAN]
+    lines = {f"DATA={folder}" if folder != DEBIAN else f"Debian's packages in {folder}": found for folder, found in there}
+    return [f"{place}: {', '.join(found) or NOTHING}" for place, found in lines.items() if found or place.startswith("DATA=")]
 
 
 def plan_text(profile: str, data: str = "") -> str:
