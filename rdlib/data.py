@@ -34,9 +34,8 @@ from torchvision.transforms import functional as TF
 
 from rdlib.config import MVTEC_COUNTS, NOVELTY_DATASETS, Config
 from rdlib.errors import InputError
+from rdlib.features import Store
 from rdlib.metrics import EIGHT_NEIGHBOURS
-from rdlib.run import cache
-from rdlib.run.cache import Store
 
 try:
     from backports import tarfile  # installed where Python, before 3.11.4, has no data filter (Debian 12)
@@ -147,7 +146,7 @@ def load_mvtec(folder: Path, cfg: Config, store: Store | None = None) -> Data:
         yield _stack(train, test, decoded)
 
     digest = "" if problems else _manifest_if_readable(folder, [*train, *test])
-    key = cache.key_of("images, duplicates by number", digest, cfg.image_size, cfg.resize, cfg.mask_rule, PIL.__version__)
+    key = ["images, duplicates by number", digest, cfg.image_size, cfg.resize, cfg.mask_rule, PIL.__version__]
     kept = store.arrays("images", key, 4 * len(train + test) * cfg.image_size**2, decode) if store and digest else None
     train_x, test_x, test_masks, (vanished,), duplicates = kept or next(decode())
     _refuse_too_few(len(train), str(folder / "train/good"), cfg)

@@ -20,8 +20,9 @@ import pytest
 import torch
 from helpers import REPO, TinyTeacher, config, mask, mvtec_folder, picture, save
 from made_up_runs import run
+from torchvision.models import get_model
 
-from rdlib import baselines, data, fit, model
+from rdlib import data, inference, model, official, teachers
 from rdlib.batch import acquire, reference
 from rdlib.config import MVTEC_COUNTS, Config
 from rdlib.errors import InputError
@@ -300,7 +301,7 @@ def _(tmp):
     with pytest.MonkeyPatch.context() as patch:  # the same page on every machine
         patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setattr(torch.backends.mps, "is_available", lambda: False)
-        fit.choose_device("tpu")
+        inference.choose_device("tpu")
 
 
 @case("unknown profile", "wrong value", "profile='papper': must be one of demo, cpu, paper")
@@ -333,22 +334,86 @@ def small_model():
     return model.build(config(image_size=64), TinyTeacher())
 
 
-@case("weights that are not there", "missing", "weights=", "nowhere.pth: no such file; give torchvision's")
-def _(tmp):
-    model.load_teacher("resnet18", weights=tmp / "nowhere.pth")
+def own_teacher(tmp, change=lambda state, _: state):
+    """From a weights file with torchvision's tensors of ResNet-18 through layer3, after `change`."""
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in get_model("resnet18").state_dict().items() if not k.startswith(("layer4", "fc"))}
+    torch.save(change({k: torch.tensor(0.0).expand(shape) for k, shape in shapes.items()}, tmp), tmp / "own.pth")
+    return teachers.load_teacher("resnet18", weights=tmp / "own.pth")[0]
 
 
-@case("weights that are not the published ones", "corrupt", "the published weights of resnet18 begin f37072fd; fetch them again")
+def own_weights(what, kind, change, *words):
+    CASES.append(Case(what, kind, words, lambda tmp: own_teacher(tmp, change)))
+
+
+@case("weights that are not there", "missing", "weights=", "nowhere.pth: no such file; give a state dict of resnet18")
 def _(tmp):
-    (tmp / "weights.pth").write_bytes(b"something else")
-    model.load_teacher("resnet18", weights=tmp / "weights.pth")
+    teachers.load_teacher("resnet18", weights=tmp / "nowhere.pth")
+
+
+@case("weights in torch's cache that are not the published ones", "corrupt", "weights of resnet18 begin f37072fd; fetch them again")
+def _(tmp):
+    path = tmp / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"something else")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(tmp))
+        teachers.load_teacher("resnet18")
+
+
+@case("truncated weights", "corrupt", "cut.pth: damaged")
+def _(tmp):
+    torch.save({"conv1.weight": torch.zeros(1000)}, tmp / "cut.pth")
+    truncate(tmp / "cut.pth", 2000)
+    teachers.load_teacher("resnet18", weights=tmp / "cut.pth")
+
+
+own_weights(
+    "weights with code in them", "hostile", lambda s, tmp: {"model": Evil(tmp / "mark")}, "own.pth: damaged, or holds something else"
+)
+own_weights(
+    "weights of another network",
+    "wrong size",
+    lambda s, _: s | {"layer1.0.conv3.weight": torch.zeros(1)},
+    "own.pth: does not fit resnet18 (it differs at layer1.0.conv3.weight)",
+)
+own_weights(
+    "weights that end before layer3", "missing", lambda s, _: {k: v for k, v in s.items() if "layer3" not in k}, "(it differs at layer3"
+)
+own_weights(
+    "weights that are no tensors",
+    "wrong type",
+    lambda s, _: s | {"conv1.weight": "text"},
+    "own.pth: does not fit resnet18 (it differs at conv1",
+)
+own_weights(
+    "weights that are not finite",
+    "wrong value",
+    lambda s, _: s | {"bn1.bias": torch.full((64,), torch.nan)},
+    "own.pth: bn1.bias is not finite",
+)
+
+
+@case("weights through layer3 for a bottleneck that needs layer4", "missing", "bottleneck='oce': needs the teacher's next stage", "layer3")
+def _(tmp):
+    model.build(config(bottleneck="oce"), own_teacher(tmp))
+
+
+@case("weights for a teacher that has its own", "extra", "weights=w.pth: efficientnet_lite0 takes the weights of its pip package")
+def _(tmp):
+    teachers.load_teacher("efficientnet_lite0", weights="w.pth")
+
+
+@case("checkpoint that is not there", "missing", "nowhere.pth: no such file; give the checkpoint's full name")
+def _(tmp):
+    official.load_checkpoint(small_model(), tmp / "nowhere.pth")
 
 
 @case("checkpoint with code in it", "hostile", "evil.pth: damaged, or holds something else than a dictionary of tensors")
 def _(tmp):
     torch.save({"bn": Evil(tmp / "mark"), "decoder": {}}, tmp / "evil.pth")
     try:
-        model.load_official_checkpoint(small_model(), tmp / "evil.pth")
+        official.load_checkpoint(small_model(), tmp / "evil.pth")
     finally:
         assert not (tmp / "mark").exists()
 
@@ -357,19 +422,19 @@ def _(tmp):
 def _(tmp):
     torch.save({"bn": {"a": torch.zeros(1000)}, "decoder": {}}, tmp / "cut.pth")
     truncate(tmp / "cut.pth", 2000)
-    model.load_official_checkpoint(small_model(), tmp / "cut.pth")
+    official.load_checkpoint(small_model(), tmp / "cut.pth")
 
 
 @case("checkpoint of something else", "wrong type", "other.pth: not of the official code; expected keys 'bn' and 'decoder'")
 def _(tmp):
     torch.save({"state_dict": {}}, tmp / "other.pth")
-    model.load_official_checkpoint(small_model(), tmp / "other.pth")
+    official.load_checkpoint(small_model(), tmp / "other.pth")
 
 
 @case("checkpoint of another backbone", "wrong size", "other.pth: does not fit this model", "another backbone")
 def _(tmp):
     torch.save({"bn": {"bn_layer.0.conv1.weight": torch.zeros(1)}, "decoder": {}}, tmp / "other.pth")
-    model.load_official_checkpoint(small_model(), tmp / "other.pth")
+    official.load_checkpoint(small_model(), tmp / "other.pth")
 
 
 @case("teacher with too few maps for the scales", "wrong size", "scales=(1, 2, 3): the teacher has 2 feature maps")
@@ -384,7 +449,7 @@ def _(tmp):
 
 @case("custom teacher without a module", "missing", "teacher='custom': has no weights to load; pass your own module")
 def _(tmp):
-    baselines.build(config())
+    teachers.load_teacher("custom")
 
 
 # --- Results ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist, mahalanobis
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from rdlib import baselines, complexity, fit, model
+from rdlib import baselines, complexity, fit, model, teachers
 from rdlib.score import score
 
 CHANNELS = (4, 6, 8)
@@ -22,8 +22,8 @@ def tiny_teacher():
         torch.manual_seed(42)
         stages = [nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.ReLU()) for i, o in zip((3, *CHANNELS), CHANNELS)]
         tail = nn.Conv2d(CHANNELS[-1], CHANNELS[-1], 3, 2, 1)
-    arch = model.Architecture(CHANNELS, embedding=8, block=model.BasicBlock)
-    return model.Teacher(nn.Identity(), stages, tail, arch, *model.IDENTITY)
+    arch = teachers.Architecture(CHANNELS, embedding=8, block=teachers.BasicBlock)
+    return teachers.Teacher(nn.Identity(), stages, tail, arch, *teachers.IDENTITY)
 
 
 def images(count=12, seed=0):
@@ -219,7 +219,7 @@ def test_arithmetic_of_one_convolution_by_hand():
 
 def test_trained_copies_of_a_lite_network_follow_their_batch_statistics():
     """The Lite networks' BatchNorm momentum of 0.01 would leave the running statistics behind in a short training."""
-    teacher, _ = model.load_teacher("efficientnet_lite0")
+    teacher, _ = teachers.load_teacher("efficientnet_lite0")
     for trained in (baselines.untrained_copy(teacher), model.TailBottleneck(teacher.tail)):
         momenta = {m.momentum for m in trained.modules() if isinstance(m, torch.nn.BatchNorm2d)}
         assert momenta == {0.1}

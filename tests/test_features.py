@@ -1,12 +1,10 @@
-"""The teacher's features: the same from the store, from memory and recomputed; BatchNorm folding on real architectures."""
+"""The teacher's features: the same from the store, from memory and recomputed."""
 
-import numpy as np
 import pytest
 import torch
 from helpers import TinyTeacher, config, image_set
-from torch import nn
 
-from rdlib import features, model
+from rdlib import features, inference, teachers
 from rdlib.features import TeacherFeatures
 from rdlib.run.cache import Store
 
@@ -35,8 +33,8 @@ def test_over_the_stores_limit_they_stay_in_memory(tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_they_are_the_teachers_wherever_they_come_from(tmp_path, precision):
     cfg, indices = config(precision=precision), torch.tensor([7, 2])
-    with torch.no_grad(), features.autocast(cfg, CPU):
-        expected = TinyTeacher()(features.to_batch(IMAGES[[7, 2]], CPU))
+    with torch.no_grad(), inference.autocast(cfg, CPU):
+        expected = TinyTeacher()(inference.to_batch(IMAGES[[7, 2]], CPU))
     store = Store(tmp_path)
     sources = [made(cfg=cfg), made(cfg=cfg, keep=False), made(store, cfg), made(store, cfg)]
     assert [s.how for s in sources] == ["memory", "recomputed", "store", "store"]
@@ -49,7 +47,7 @@ def test_they_are_the_teachers_wherever_they_come_from(tmp_path, precision):
 
 
 def test_iterating_gives_all_images_in_order(monkeypatch):
-    monkeypatch.setattr(features, "CHUNK", 4 * 32 * 32)
+    monkeypatch.setattr(inference, "CHUNK", 4 * 32 * 32)
     assert [len(f[0]) for f in made()] == [4, 4, 1]
     whole = torch.cat([f[-1] for f in made()])
     assert torch.equal(whole, made()[slice(0, 9)][-1])
@@ -69,37 +67,7 @@ def test_another_teacher_image_precision_or_thread_count_has_another_entry(tmp_p
 
 def test_an_unchanging_teacher_input_normalisation_is_part_of_the_key(tmp_path):
     store = Store(tmp_path)
-    for mean in (model.IMAGENET[0], model.IDENTITY[0]):
+    for mean in (teachers.IMAGENET[0], teachers.IDENTITY[0]):
         torch.manual_seed(0)
-        TeacherFeatures(model.resnet_teacher("resnet18", mean=mean), IMAGES, config(), store)
+        TeacherFeatures(teachers.resnet_teacher("resnet18", mean=mean), IMAGES, config(), store)
     assert len([p for p in tmp_path.iterdir() if p.name != "locks"]) == 2
-
-
-def test_to_batch_scales_to_one():
-    images = np.array([0, 51, 255], dtype=np.uint8).reshape(3, 1, 1, 1)
-    batch = features.to_batch(images, CPU)
-    assert batch.shape == (3, 3, 1, 1) and batch.dtype == torch.float32
-    assert batch[:, 2, 0, 0].tolist() == pytest.approx([0, 0.2, 1]) and images.max() == 255
-
-
-@pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2"])
-def test_folding_changes_no_feature_and_leaves_no_batchnorm(name):
-    torch.manual_seed(0)
-    teacher = model.resnet_teacher(name)
-    for m in teacher.modules():  # statistics unlike the initial 0 and 1
-        if isinstance(m, nn.BatchNorm2d):
-            m.running_mean.uniform_(-0.5, 0.5), m.running_var.uniform_(0.5, 2), m.weight.data.uniform_(0.5, 2), m.bias.data.uniform_(-1, 1)
-    x = torch.rand(2, 3, 64, 64)
-    fast = features.for_inference(teacher, lambda t: t(x))
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in fast.modules())
-    for found, expected in zip(fast(x), teacher(x), strict=True):
-        assert ((found - expected).abs().max() / expected.abs().max()).item() < 1e-5
-    assert any(isinstance(m, nn.BatchNorm2d) for m in teacher.modules())
-
-
-def test_a_batchnorm_that_no_convolution_feeds_stays():
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)).eval()
-    x = torch.rand(1, 3, 8, 8)
-    fast = features.for_inference(net, lambda n: n(x))
-    assert isinstance(fast[2], nn.BatchNorm2d)
-    torch.testing.assert_close(fast(x), net(x))

@@ -1,6 +1,7 @@
 """Training with a tiny teacher: against a plain loop, repeatable to the bit, and nothing but the student changes."""
 
 import dataclasses
+import random
 
 import numpy as np
 import pytest
@@ -9,8 +10,7 @@ from helpers import TinyTeacher, config, image_set
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdlib import distance, features, fit, model
-from rdlib.errors import InputError
+from rdlib import baselines, distance, features, fit, inference, model, teachers
 from rdlib.score import score
 
 TRAIN = image_set(9)
@@ -64,7 +64,7 @@ def test_the_memory_layout_changes_only_the_rounding():
     history = []
     for layout, fused in ((torch.contiguous_format, False), (torch.channels_last, True)):
         torch.manual_seed(0)
-        teacher = model.resnet_teacher("resnet18").double()
+        teacher = teachers.resnet_teacher("resnet18").double()
         net = model.build(config(teacher="resnet18"), teacher).double().to(memory_format=layout)
         images = torch.rand(8, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=layout)
         optimiser = torch.optim.Adam([*net.ocbe.parameters(), *net.student.parameters()], lr=0.005, betas=(0.5, 0.999), fused=fused)
@@ -109,6 +109,18 @@ def test_looking_at_the_test_set_changes_nothing():
     assert looked == losses(cfg)
 
 
+@pytest.mark.parametrize("made", [{}, {"bottleneck": "oce"}, {"bottleneck": "pre"}, {"method": "conventional"}], ids=str)
+def test_training_and_scoring_draw_no_global_random_numbers(made):
+    """So a checkpoint need not hold their states. The Lite networks have layers that could drop a path at random."""
+    cfg = config(teacher="efficientnet_lite0", epochs=1, **made)
+    fit.seed_everything(cfg)
+    net = baselines.build(cfg, teachers.load_teacher(cfg.teacher)[0])
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    fit.fit(net, image_set(4), cfg, lambda *_: score(net, image_set(2), cfg))
+    assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[2])
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), before[1]))
+
+
 def test_features_computed_again_give_the_same_losses(monkeypatch):
     cfg = config(epochs=3)
     cached = losses(cfg)
@@ -140,7 +152,7 @@ def test_mean_loss_weighs_images_not_batches():
     net.train()
     for indices in torch.randperm(9, generator=order).split([4, 5]):
         with torch.no_grad():
-            expected.append((distance.flat_loss(*net(features.to_batch(TRAIN.images[indices.numpy()], CPU))).item(), len(indices)))
+            expected.append((distance.flat_loss(*net(inference.to_batch(TRAIN.images[indices.numpy()], CPU))).item(), len(indices)))
     assert losses(cfg)[0] == pytest.approx(sum(v * n for v, n in expected) / 9, rel=1e-6)
 
 
@@ -224,26 +236,6 @@ def test_batches_are_shuffled_anew_each_epoch_and_repeatable():
 
 
 # --- Small things -------------------------------------------------------------------------------------------------
-
-
-def test_auto_takes_what_is_there(monkeypatch):
-    for cuda, mps, expected in [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
-        assert fit.choose_device("auto").type == expected
-
-
-@pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "tpu", ""])
-def test_a_device_that_is_not_there_is_refused(monkeypatch, name):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(InputError, match=f"^device='{name}': not available here; there is cpu$"):
-        fit.choose_device(name)
-
-
-def test_a_named_device_is_taken():
-    assert fit.choose_device("cpu") == CPU
-    assert fit.describe_hardware(CPU) == {"device": "cpu", "gpu": "", "threads": torch.get_num_threads()}
 
 
 def test_seeding_asks_for_deterministic_kernels():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from helpers import TinyTeacher, config, image_set, made_up_scores
 from scipy.ndimage import gaussian_filter
 
-from rdlib import baselines, distance, features, fit, model, score
+from rdlib import baselines, distance, fit, inference, model, score, teachers
 from rdlib.metrics import image_score
 from rdlib.run.cache import Store
 
@@ -118,7 +118,7 @@ def test_scores_are_the_anomaly_maps_of_the_models_features():
 @pytest.mark.parametrize("count", [1, 5, 33])
 def test_no_image_influences_another(monkeypatch, count):
     """Chunks give what images one by one give: BatchNorm and the Gaussian do not mix them."""
-    monkeypatch.setattr(features, "CHUNK", 16 * 32 * 32)
+    monkeypatch.setattr(inference, "CHUNK", 16 * 32 * 32)
     cfg = config()
     net, test = trained(cfg), image_set(count, seed=3)
     together = score.score(net, test, cfg).scale_maps
@@ -185,7 +185,7 @@ def test_scoring_with_and_without_the_store_is_the_same_to_the_bit(tmp_path, met
 def tiny_resnet():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return model.resnet_teacher("resnet18")
+        return teachers.resnet_teacher("resnet18")
 
 
 def test_what_is_ready_for_scoring_has_no_batchnorm_left_and_gives_the_same_maps():

@@ -30,9 +30,9 @@ class Fault:
 
 
 FAULTS = [
-    Fault("teacher follows train()", "model.py", "return super().train(False)", "return super().train(mode)", "test_model test_fit"),
-    Fault("teacher not frozen", "model.py", "self.requires_grad_(False)\n", "self.requires_grad_(True)\n", "test_model"),
-    Fault("swapped teacher scales", "model.py", "            feats.append(x)\n        return feats", "            feats.append(x)\n        return feats[::-1]", "test_model"),
+    Fault("teacher follows train()", "teachers.py", "return super().train(False)", "return super().train(mode)", "test_model test_fit"),
+    Fault("teacher not frozen", "teachers.py", "self.requires_grad_(False)\n", "self.requires_grad_(True)\n", "test_model"),
+    Fault("swapped teacher scales", "teachers.py", "            feats.append(x)\n        return feats", "            feats.append(x)\n        return feats[::-1]", "test_teachers"),
     Fault("swapped student scales", "model.py", "return feats[::-1]", "return feats", "test_model"),
     Fault("MFF in another order", "model.py", "for path, f in zip(self.paths, teacher_feats)]", "for path, f in zip(self.paths, teacher_feats)][::-1]", "test_model"),
     Fault("cosine over the wrong axis", "distance.py", "1 - F.cosine_similarity(t, s, dim=1) for", "1 - F.cosine_similarity(t, s, dim=-1).mean(1, keepdim=True).expand_as(t[:, 0]) for", "test_distance"),
@@ -42,10 +42,10 @@ FAULTS = [
     Fault("sigma halved", "score.py", "gaussian_filter1d(lines, sigma", "gaussian_filter1d(lines, sigma / 2", "test_score"),
     Fault("one scale lost", "score.py", "self.scale_maps[k - 1] for k in scales]", "self.scale_maps[k - 1] for k in scales[:2]]", "test_score"),
     Fault("wrong BatchNorm mode while training", "fit.py", "    model.train()\n    for epoch", "    model.eval()\n    for epoch", "test_fit"),
-    Fault("folding forgets transposed convolutions", "features.py", "transpose=isinstance(conv, nn.ConvTranspose2d)", "transpose=False", "test_features test_score"),
+    Fault("folding forgets transposed convolutions", "inference.py", "transpose=isinstance(conv, nn.ConvTranspose2d)", "transpose=False", "test_inference test_score"),
     Fault("features of other images", "features.py", "else k.index_select(0, indices) for k", "else k.index_select(0, indices.flip(0)) for k", "test_features test_fit"),
-    Fault("key without the teacher", "features.py", "self.images.shape, *state,", "self.images.shape,", "test_features"),
-    Fault("store reads what is half-written", "run/cache.py", 'unfinished = self.folder / f"unfinished-{key}"', "unfinished = self.folder / key", "run/test_cache"),
+    Fault("key without the teacher", "features.py", "self.images, *state,", "self.images,", "test_features"),
+    Fault("store reads what is half-written", "run/cache.py", 'unfinished = self.folder / f"unfinished-{name}"', "unfinished = self.folder / name", "run/test_cache"),
     Fault("order of batches not restored", "fit.py", 'order.set_state(state["order"])', "pass", "run/test_crash"),
     Fault("optimiser not restored", "fit.py", 'optimiser.load_state_dict(state["optimiser"])', "pass", "run/test_crash"),
     Fault("damaged checkpoint used", "run/checkpoint.py", "                path.unlink()  # damaged\n            return None\n", "                pass\n", "run/test_crash"),
