@@ -44,33 +44,18 @@ def pixel_metrics(*, masks: ArrayLike, maps: ArrayLike, max_fpr: float = 0.3) ->
     masks, maps: (N, H, W); max_fpr: of au_pro, in (0, 1]
     returns: three values in [0, 1]; NaN where no pixel, or every pixel, is anomalous
     """
-    return pixel_metrics_and_pro(masks=masks, maps=maps, fprs=(), max_fpr=max_fpr)[0]
-
-
-def pixel_metrics_and_pro(
-    *, masks: ArrayLike, maps: ArrayLike, fprs: ArrayLike, max_fpr: float = 0.3, sizes: NDArray | None = None
-) -> tuple[dict[str, float], NDArray]:
-    """`pixel_metrics`, and the per-region overlap at some false positive rates, from the same sort.
-
-    fprs: (F,) in [0, 1]; the rest as in `pixel_metrics`
-    sizes: of `region_sizes`, to share it between several maps of one test set
-    returns: the metrics; (F,) overlap, where `pro_curve` jumps its upper value, NaN where the metrics are
-    """
     masks, maps = _checked(masks=masks, maps=maps, max_fpr=max_fpr)
-    fprs, anomalous = np.asarray(fprs, dtype=np.float64), np.count_nonzero(masks)
-    if not ((fprs >= 0) & (fprs <= 1)).all():
-        raise InputError("fprs: false positive rates lie between 0 and 1")
+    anomalous = np.count_nonzero(masks)
     normal = masks.size - anomalous
     if not normal or not anomalous:
-        return dict.fromkeys(("pixel_auroc", "pixel_ap", "au_pro"), float("nan")), np.full(fprs.shape, np.nan)
-    false, true, overlap = _curves(masks, maps, sizes)
+        return dict.fromkeys(("pixel_auroc", "pixel_ap", "au_pro"), float("nan"))
+    false, true, overlap = _curves(masks, maps)
     fpr, found = false / normal, true[2::2]
     auroc = np.trapezoid(true / anomalous, fpr) + (1 - fpr[-1])
     ap = np.sum(np.diff(true[::2]) / anomalous * (found / (found + false[2::2])))
     area = _area_to(max_fpr, fpr, overlap)
     # The last overlap is the number of regions up to rounding; dividing by it makes the last overlap exactly 1.
-    values = {"pixel_auroc": float(auroc), "pixel_ap": float(ap), "au_pro": float(area / max_fpr / overlap[-1])}
-    return values, np.interp(fprs, fpr, overlap) / overlap[-1]
+    return {"pixel_auroc": float(auroc), "pixel_ap": float(ap), "au_pro": float(area / max_fpr / overlap[-1])}
 
 
 def pixel_auroc(*, masks: ArrayLike, maps: ArrayLike) -> float:
@@ -90,7 +75,7 @@ def pro_curve(*, masks: ArrayLike, maps: ArrayLike) -> tuple[NDArray, NDArray]:
     returns: fpr, pro: (T,) each, both rising from 0 to 1; NaN where there is no normal pixel, or no region
     """
     masks, maps = _checked(masks=masks, maps=maps)
-    anomalous, pixels, overlaps = _anomalous_scores(masks, maps, None)
+    anomalous, pixels, overlaps = _anomalous_scores(masks, maps)
     scores = np.sort(maps, axis=None)
     first = _starts(scores)
     rank = np.searchsorted(anomalous, scores[first])  # of the lowest anomalous score that reaches the threshold
@@ -125,14 +110,10 @@ def mean_of_defined(values: list[float]) -> float:
     return float(np.mean(defined)) if defined else float("nan")
 
 
-def image_pros(
-    *, masks: ArrayLike, maps: ArrayLike, max_fpr: float = 0.3, thresholds: int = 200, sizes: NDArray | None = None
-) -> list[float]:
-    """`image_pro` of every image with an anomalous pixel, NaN where it is undefined; sizes: of `region_sizes`, to share it"""
+def image_pros(*, masks: ArrayLike, maps: ArrayLike, max_fpr: float = 0.3, thresholds: int = 200) -> list[float]:
+    """`image_pro` of every image with an anomalous pixel, NaN where it is undefined; arguments as in `au_pro_per_image`."""
     masks, maps = _checked(masks=masks, maps=maps, max_fpr=max_fpr, thresholds=thresholds)
-    ends = np.cumsum(np.count_nonzero(masks, axis=(1, 2)))
-    own = np.split(region_sizes(masks) if sizes is None else sizes, ends[:-1])
-    return [_image_pro(mask, map, max_fpr, thresholds, size) for mask, map, size in zip(masks, maps, own) if len(size)]
+    return [_image_pro(mask, map, max_fpr, thresholds) for mask, map in zip(masks, maps) if mask.any()]
 
 
 def image_pro(*, mask: ArrayLike, map: ArrayLike, max_fpr: float = 0.3, thresholds: int = 200) -> float:
@@ -147,7 +128,7 @@ def image_pro(*, mask: ArrayLike, map: ArrayLike, max_fpr: float = 0.3, threshol
     return au_pro_per_image(**image, max_fpr=max_fpr, thresholds=thresholds)
 
 
-def _image_pro(mask: NDArray, map: NDArray, max_fpr: float, thresholds: int, sizes: NDArray) -> float:
+def _image_pro(mask: NDArray, map: NDArray, max_fpr: float, thresholds: int) -> float:
     low, high = map.min(), map.max()
     if low == high or mask.all():
         return float("nan")
@@ -155,7 +136,7 @@ def _image_pro(mask: NDArray, map: NDArray, max_fpr: float, thresholds: int, siz
     normal = np.sort(map[~mask])
     fpr = 1 - np.searchsorted(normal, cuts, side="right") / len(normal)
     cuts_below = np.searchsorted(cuts, map[mask])  # per anomalous pixel: it is above that many cuts
-    overlap = _sums_from_the_top(np.bincount(cuts_below, 1 / sizes, minlength=len(cuts) + 1))
+    overlap = _sums_from_the_top(np.bincount(cuts_below, 1 / region_sizes(mask[None]), minlength=len(cuts) + 1))
     pro = overlap[1:-1] / overlap[0]
     kept = fpr < max_fpr
     fpr, pro = fpr[kept], pro[kept]
@@ -187,7 +168,7 @@ def count_regions(mask: ArrayLike) -> int:
 # --- One sort of the scores ---------------------------------------------------------------------------------------
 
 
-def _curves(masks: NDArray, maps: NDArray, sizes: NDArray | None) -> tuple[NDArray, NDArray, NDArray]:
+def _curves(masks: NDArray, maps: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """False positives, true positives (numbers of pixels) and overlap (summed over regions), from the strictest threshold down.
 
     Only anomalous scores are thresholds: between two of them no more than the number of false positives changes, so the
@@ -196,7 +177,7 @@ def _curves(masks: NDArray, maps: NDArray, sizes: NDArray | None) -> tuple[NDArr
 
     returns: (2 U + 1,) each for U thresholds; even points are those at a threshold, the first one is above them all
     """
-    scores, pixels, overlaps = _anomalous_scores(masks, maps, sizes)
+    scores, pixels, overlaps = _anomalous_scores(masks, maps)
     normal = maps[~masks]
     normal.sort()  # in place: no second copy
     above, reaching = (len(normal) - np.searchsorted(normal, scores, side="right"), len(normal) - np.searchsorted(normal, scores))
@@ -204,9 +185,9 @@ def _curves(masks: NDArray, maps: NDArray, sizes: NDArray | None) -> tuple[NDArr
     return np.append(0, np.stack([above, reaching], axis=1)[::-1].ravel()), true, overlap
 
 
-def _anomalous_scores(masks: NDArray, maps: NDArray, sizes: NDArray | None) -> tuple[NDArray, NDArray, NDArray]:
+def _anomalous_scores(masks: NDArray, maps: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """(U,) each: the distinct scores of anomalous pixels, rising; number of pixels with it; overlap they add, summed over regions."""
-    scores, overlaps = maps[masks], 1 / (region_sizes(masks) if sizes is None else sizes)
+    scores, overlaps = maps[masks], 1 / region_sizes(masks)
     order = np.argsort(scores)
     scores = scores[order]
     first = _starts(scores)
