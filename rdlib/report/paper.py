@@ -8,15 +8,17 @@ from rdlib.paths import PACKAGE
 
 # Names of the metrics in the paper's tables -> in our run files. The paper's PRO is the per-image one of its code.
 METRICS = {"image_AUROC": "image_auroc", "pixel_AUROC": "pixel_auroc", "PRO": "au_pro_per_image"}
+DATASETS = {"MVTec AD": "mvtec", "MNIST": "mnist", "F-MNIST": "fashion_mnist", "CIFAR-10": "cifar10"}
 OURS = "Ours (RD4AD)"  # the paper's name of its method in Tables 1, 2 and 4
 
 
 def load() -> pd.DataFrame:
-    """Every number of the paper, a row each: table, dataset, category, resolution, method, metric, paper (per cent), evidence, source.
+    """Every number of the paper, a row each: table, dataset (our names), category, resolution, method, metric, paper, evidence, source.
 
+    paper: the number, in per cent where the metric is one of METRICS
     evidence: "published", "unverified" (recalled, not seen in print) or "derived" from others
     """
-    return pd.read_csv(PACKAGE / "paper" / "published.csv").rename(columns={"value": "paper"})
+    return pd.read_csv(PACKAGE / "paper" / "published.csv").rename(columns={"value": "paper"}).replace({"dataset": DATASETS})
 
 
 def others() -> pd.DataFrame:

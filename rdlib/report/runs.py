@@ -20,6 +20,8 @@ SETTING = ["dataset", "teacher", "image_size", "epochs", "normalise"]  # what al
 PAIR = ["dataset", "category", "normal_class", "seed", "experiment", "label"]  # the same in two runs that are compared
 CELL = [*PAIR, "method", "teacher", "image_size", "epochs", "normalise"]  # a table chooses by these; every other value is a variant's
 
+NOT_RUN = {"n": 0, "runs": "", "failed": "", "missing": "not run"}  # a cell of `runs.groupby(by)[metric]` and `traced` without any run
+
 
 def load(folder: Path) -> pd.DataFrame:
     """Every run below `folder/runs`, sorted by run id; one that failed or diverged is a row without metrics.

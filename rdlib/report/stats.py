@@ -40,28 +40,34 @@ def average(cells: pd.DataFrame) -> dict[str, Any]:
     on the careful side for few seeds of many (3 % instead of 5 % false alarms for 15 categories of two seeds).
     cells: a row per category with ours, std, n and what `runs.traced` gives
     """
+    value = cells["ours"].mean(skipna=False)
+    if pd.isna(value):
+        lacking = cells[cells["ours"].isna()]
+        why = next((m for m in lacking["missing"] if m != "not run"), "not run")
+        return _ABSENT | {"failed": " ".join(filter(None, lacking["failed"])), "missing": why}
     variance = cells["std"] ** 2 * (1 + 1 / cells["n"])  # of each category's mean against one more run
     total = variance.sum(skipna=False)
-    freedom = total**2 / (variance**2 / (cells["n"] - 1)).sum() if total else np.nan
-    half = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * np.sqrt(total) / len(cells) if total else 0 * total
-    value = cells["ours"].mean(skipna=False)
-    behind = cells if pd.notna(value) else cells[cells["ours"].isna()]
+    freedom = total**2 / (variance**2 / (cells["n"] - 1)).sum() if total > 0 else np.nan
+    half = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * np.sqrt(total) / len(cells) if total > 0 else total
     return {
         "ours": value,
         "std": np.sqrt((cells["std"] ** 2).sum(skipna=False)) / len(cells),
-        "n": cells["n"].min() if pd.notna(value) else 0,
+        "n": cells["n"].min(),
         "half_width": half,
-        "runs": " ".join(filter(None, cells["runs"])) if pd.notna(value) else "",
-        "failed": " ".join(filter(None, behind["failed"])),
-        "missing": next((m for m in behind["missing"] if m != "not run"), "not run"),
+        **{name: " ".join(filter(None, cells[name])) for name in ("runs", "failed")},
+        "missing": "",
     }
+
+
+_ABSENT = {"ours": np.nan, "std": np.nan, "n": 0, "half_width": np.nan, "runs": ""}
 
 
 def verdict(cells: pd.DataFrame) -> list[str]:
     """What each cell says of the paper's value.
 
     agrees, higher, lower: the paper's value lies in our interval, widened by its rounding; ours is above it; below it
-    undecided: one seed, or an interval wider than a point to each side
+    undecided: one seed, or an interval wider than a point to each side, or seeds that all give one value, which says nothing of their
+        spread (a score near 100 % moves in steps), and that value is not the paper's
     different setting: other data, teacher or resolution; not published; not run, failed, diverged or undefined: no value of ours
     cells: ours, half_width, paper, same (data, teacher and resolution as in the paper), missing (what to say without ours)
     """
@@ -72,6 +78,7 @@ def verdict(cells: pd.DataFrame) -> list[str]:
         (~cells["same"].astype(bool), "different setting"),
         (~(cells["half_width"] <= WIDEST), "undecided"),  # NaN too
         (difference.abs() <= cells["half_width"] + ROUNDING, "agrees"),
+        (cells["half_width"] == 0, "undecided"),
         (difference > 0, "higher"),
     ]
     return list(np.select([condition for condition, _ in rules], [word for _, word in rules], "lower"))

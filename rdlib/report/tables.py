@@ -34,7 +34,7 @@ def comparison(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     One column of values: paper | ours | difference | verdict. Several: paper, ours and verdict of each. Without any published value
     ours alone. Rows without a run are in the numbers, and not in the text
     """
-    marked = cells["failed"].ne("").any()  # a column of its own, only where there is something to tell
+    marked = bool(cells["failed"].ne("").any())  # a column of its own, only where there is something to tell
     numbers = cells[COLUMNS + ["failed"] * marked].reset_index(drop=True).astype({"n": int})
     published, several = numbers["paper"].notna().any(), numbers["column"].nunique() > 1
     rows: dict[str, dict[str, str]] = {}
@@ -78,14 +78,14 @@ def write(folder: Path | None, name: str, numbers: pd.DataFrame, shown: pd.DataF
     return Markdown("\n\n".join([f"**{lines[0]}**", *lines[1:]]))
 
 
-def failures(folder: Path | None, runs: pd.DataFrame) -> Markdown:
-    """Show and write the table of runs that did not finish; without any, that of an earlier batch is removed."""
+def failures(folder: Path | None, runs: pd.DataFrame) -> Markdown | None:
+    """Write the table of runs that did not finish and return it for display; without any, that of an earlier batch is removed."""
     told = runs.loc[runs["status"] != "finished", ["run_id", "status", "attempts", "reason"]].rename(columns={"run_id": "run"})
     if len(told):
         return write(folder, "failures", told, told.set_index("run"), f"{len(told)} run(s) did not finish; tables say so")
     for suffix in FORMATS if folder else ():
         (folder / "tables" / f"failures.{suffix}").unlink(missing_ok=True)
-    return Markdown("")
+    return None
 
 
 def _folded(numbers: pd.DataFrame, shown: pd.DataFrame) -> list[str]:
