@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from rdlib import model
 from rdlib.config import Config
 from rdlib.errors import InputError
-from rdlib.features import device_of, to_batch
-from rdlib.fit import choose_device
+from rdlib.inference import choose_device, device_of, to_batch
 from rdlib.own import photos
 from rdlib.paths import PACKAGE
 from rdlib.run.files import write_atomically
 from rdlib.score import enlarge
+from rdlib.teachers import differs_at, load_teacher
 
 FORMAT, VERSION = "rdlib-detector", 1
 CARD = "rdlib"  # key of the card in the file's metadata
@@ -206,12 +206,12 @@ def assemble(
     returns: network, sha256 of the teacher's weights
     raises: InputError if names or shapes do not fit
     """
-    teacher, sha256 = model.load_teacher(cfg.teacher, cfg.normalise, weights)
+    teacher, sha256 = load_teacher(cfg.teacher, cfg.normalise, weights)
     net = model.build(cfg, teacher)
     try:
         net.load_state_dict(tensors | teacher.state_dict(prefix="teacher."))
-    except RuntimeError as error:  # a line for each tensor that is missing, unknown or of another shape
-        raise InputError(f"its tensors do not fit teacher {cfg.teacher} ({str(error).splitlines()[1].strip()[:200]})") from None
+    except RuntimeError as error:
+        raise InputError(f"its tensors do not fit teacher {cfg.teacher}{differs_at(error)}") from None
     return net.eval().to(choose_device(device)), sha256
 
 
@@ -221,7 +221,7 @@ def assemble(
 def load(path: str | Path, device: str = "auto", weights: str | Path = "") -> Detector:
     """The detector of a model file. Nothing in the file is executed; every part of it is checked.
 
-    weights: local file of the teacher's torchvision weights; "" as in rdlib.model.load_teacher
+    weights: local file of the teacher's torchvision weights; "" as in rdlib.teachers.load_teacher
     raises: InputError if the file is missing, damaged, of another kind or version, or made with other teacher weights
     """
     card, tensors = _read(Path(path))

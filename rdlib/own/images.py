@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +19,14 @@ from rdlib import data, fit, metrics, model
 from rdlib.config import Config, refuse_unknown
 from rdlib.data import ImageSet
 from rdlib.errors import InputError
+from rdlib.inference import choose_device
 from rdlib.own import detector, photos
 from rdlib.own.detector import Detector, Result
 from rdlib.paths import output_folder, printable, resolve
 from rdlib.report import figures, plots
 from rdlib.run import files
 from rdlib.run.parameters import notebook_parameters, text_parameter
+from rdlib.teachers import load_teacher
 
 DEMO_CATEGORY = "brick"
 LEAST_GOOD = 8
@@ -94,39 +94,36 @@ class Settings:
         out = output_folder("out_dir", self.out_dir)
         _ = self.config  # checks the rest
         if self.good_dir:
-            refuse_overlaps({f"{name}_dir": folder for name, folder in self.folders.items() if folder} | {"out_dir": out})
+            refuse_overlaps({f"{name}_dir": folder for name, folder in self.folders.items()} | {"out_dir": out})
 
     @property
     def config(self) -> Config:
         return detector.config_of(**{name: getattr(self, name) for name in detector.KEPT})
 
     @property
-    def folders(self) -> dict[str, Path | None]:
-        """good, check, bad, masks, new -> folder; those of the demo photographs if nothing is given."""
+    def folders(self) -> dict[str, Path]:
+        """Those that are given of good, check, bad, masks, new; those of the demo photographs if none is."""
         if not self.good_dir:
             from rdlib.demo import demo_root
 
-            demo = demo_root() / DEMO_CATEGORY
             places = {"good": "train/good", "check": "test/good", "bad": "test", "masks": "ground_truth"}
-            return {name: demo / place for name, place in places.items()} | {"new": None}
+            return {name: demo_root() / DEMO_CATEGORY / place for name, place in places.items()}
         given = {name: getattr(self, f"{name}_dir") for name in ("good", "check", "bad", "masks", "new")}
-        return {name: resolve(folder) if folder else None for name, folder in given.items()}
+        return {name: resolve(folder) for name, folder in given.items() if folder}
 
 
 def refuse_overlaps(given: dict[str, Path]) -> None:
     """No folder may hold another one, after links: its images would be used twice, or the next run would read what this one wrote.
 
-    Two may: `bad_dir` what lies in a subfolder "good", which it leaves out; `out_dir` photographs, outside its heat maps.
+    Two may: bad_dir what lies in a subfolder "good", which it leaves out; out_dir photographs, beside what is written.
     given: parameter -> folder
     raises: InputError naming both parameters
     """
-    places = {name: Path(os.path.realpath(folder)) for name, folder in given.items()}
-    for (name, inner), (other, outer) in itertools.permutations(places.items(), 2):
-        outer = outer / "heatmaps" if other == "out_dir" else outer
-        left_out = other == "bad_dir" and inner.is_relative_to(outer) and "good" in inner.relative_to(outer).parts
-        if inner.is_relative_to(outer) and not left_out:
-            where = "is the same folder as" if inner == outer else "lies in"
-            raise InputError(f"{name}={given[name]}: {where} {other}={given[other]}; give each a folder of its own")
+    bad = len(given["bad_dir"].resolve().parts) if "bad_dir" in given else 0
+    left_out = {(name, "bad_dir") for name, folder in given.items() if "good" in folder.resolve().parts[bad:]}
+    problems = data.overlapping(given, left_out | {(name, "out_dir") for name in given})
+    if problems:
+        raise InputError(printable(problems[0]))
 
 
 def from_notebook(namespace: dict[str, Any]) -> Settings:
@@ -155,11 +152,15 @@ class Photo:
 
 @dataclass(frozen=True)
 class Photos:
-    """train: fitted into the square; scored: all others, in the order of their groups; sizes: (W, H) seen per group"""
+    """train: fitted into the square; scored: all others, in the order of their groups; sizes: (W, H) seen per group
+
+    remarks: sentences on what reading passed over or decided
+    """
 
     train: ImageSet
     scored: tuple[Photo, ...]
     sizes: dict[str, set[tuple[int, int]]]
+    remarks: tuple[str, ...]
 
     def of(self, group: str) -> list[Photo]:
         return [photo for photo in self.scored if photo.group == group]
@@ -171,7 +172,8 @@ def collect(settings: Settings) -> Photos:
     raises: InputError with all problems in one report, each naming its files and the remedy
     """
     folders, problems = settings.folders, []
-    paths = {g: photos.find(folders[g], problems, "good" if g == "bad" else "") for g in ("good", "check", "bad", "new") if folders[g]}
+    said = {group: {} for group in folders}
+    paths = {g: photos.find(folder, problems, "good" if g == "bad" else "", said[g]) for g, folder in folders.items() if g != "masks"}
     if folders["good"].is_dir() and len(paths["good"]) < LEAST_GOOD:
         problems.append(
             f"{folders['good']}: {len(paths['good'])} good images; at least {LEAST_GOOD} are needed, most to train, "
@@ -180,8 +182,8 @@ def collect(settings: Settings) -> Photos:
     problems += [
         f"{folders[g]}: no images; add some, or leave {g}_dir empty" for g in paths if g != "good" and folders[g].is_dir() and not paths[g]
     ]
-    masks = _masks(folders, paths.get("bad", []), problems)
-    squares, sizes = _decode(settings, paths, masks, problems)
+    masks = _masks(folders, paths.get("bad", []), problems, said)
+    squares, sizes = _decode(settings, paths, masks, problems, said)
     if problems:
         more = [f"... and {len(problems) - MOST_LINES} more"] * (len(problems) > MOST_LINES)
         raise InputError(printable("\n  ".join([f"{len(problems)} problem(s) with the photographs:", *problems[:MOST_LINES], *more])))
@@ -192,7 +194,8 @@ def collect(settings: Settings) -> Photos:
     names = {path: printable(path.relative_to(folders[g]).as_posix()) for g, found in paths.items() for path in found}
     scored = tuple(Photo(group, names[path], path, masks.get(path)) for group, found in groups.items() for path in found)
     squares, trained_on = np.stack([squares[i] for i in train]), tuple(names[good[i]] for i in train)
-    return Photos(ImageSet(squares, np.zeros(len(train), np.uint8), trained_on), scored, sizes)
+    remarks = tuple(printable(f"{g}_dir: {sentence}") for g, folder in folders.items() for sentence in data.sentences(said[g], folder))
+    return Photos(ImageSet(squares, np.zeros(len(train), np.uint8), trained_on), scored, sizes, remarks)
 
 
 def split(count: int, settings: Settings) -> tuple[list[int], list[int], list[int]]:
@@ -201,19 +204,19 @@ def split(count: int, settings: Settings) -> tuple[list[int], list[int], list[in
     Without check_dir the held-out images are halved: a threshold must not be judged by the images that set it.
     """
     order = np.random.default_rng(settings.seed).permutation(count)
-    own_check = not settings.folders["check"]
+    own_check = "check" not in settings.folders
     held_out = max(2 if own_check else 1, round(count * settings.held_out_share))
     for_threshold = held_out - held_out // 2 if own_check else held_out
     parts = order[held_out:], order[:for_threshold], order[for_threshold:held_out]
     return tuple(sorted(part.tolist()) for part in parts)
 
 
-def _masks(folders: dict[str, Path | None], bad: list[Path], problems: list[str]) -> dict[Path, Path]:
+def _masks(folders: dict[str, Path], bad: list[Path], problems: list[str], said: dict[str, data.Said]) -> dict[Path, Path]:
     """Bad image -> its mask, paired by name; every image must have one and every mask an image."""
-    folder = folders["masks"]
-    if folder is None:
+    if "masks" not in folders:
         return {}
-    there = {path.relative_to(folder).with_suffix("").as_posix(): path for path in photos.find(folder, problems)}
+    folder = folders["masks"]
+    there = {path.relative_to(folder).with_suffix("").as_posix(): path for path in photos.find(folder, problems, said=said["masks"])}
     found = {}
     for path in bad:
         name = path.relative_to(folders["bad"]).with_suffix("").as_posix()
@@ -227,22 +230,22 @@ def _masks(folders: dict[str, Path | None], bad: list[Path], problems: list[str]
 
 
 def _decode(
-    settings: Settings, paths: dict[str, list[Path]], masks: dict[Path, Path], problems: list[str]
+    settings: Settings, paths: dict[str, list[Path]], masks: dict[Path, Path], problems: list[str], said: dict[str, data.Said]
 ) -> tuple[list[NDArray], dict[str, set[tuple[int, int]]]]:
     """Decode every file once: squares of the good images, the sizes seen; equal pictures in good, check and bad are a problem."""
     squares, sizes, seen = [], {}, {}
     for group, path in ((group, path) for group, members in paths.items() for path in members):
         try:
-            image = photos.read(path)
+            image = photos.read(path, said[group])
             photos.check_shape(path, image.size, settings.image_size)
+            if path in masks:
+                _check_mask(masks[path], image.size, said["masks"])
         except InputError as error:
             problems.append(str(error))
             continue
         sizes.setdefault(group, set()).add(image.size)
         if group == "good":
             squares.append(photos.to_square(image, settings.image_size))
-        if path in masks:
-            problems += _mask_problems(masks[path], image.size)
         if group != "new":
             first = seen.setdefault(data.pixel_hash(image), path)
             if first != path:
@@ -250,15 +253,12 @@ def _decode(
     return squares, sizes
 
 
-def _mask_problems(path: Path, size: tuple[int, int]) -> list[str]:
-    try:
-        mask = data.read_mask(path)
-    except InputError as error:
-        return [str(error)]
+def _check_mask(path: Path, size: tuple[int, int], said: data.Said) -> None:
+    mask = data.read_mask(path, said)
     if mask.size != size:
-        return [f"{path}: mask is {mask.width}x{mask.height}, its image is {size[0]}x{size[1]}; make them equal"]
-    empty = not np.asarray(mask).any()
-    return [f"{path}: mask is empty, but its image is in bad_dir; mark what is bad, or move the image"] * empty
+        raise InputError(f"{path}: mask is {mask.width}x{mask.height}, its image is {size[0]}x{size[1]}; make them equal")
+    if not data.region_of(mask).any():
+        raise InputError(f"{path}: mask is empty, but its image is in bad_dir; mark what is bad, or move the image")
 
 
 # --- Training -----------------------------------------------------------------------------------------------------
@@ -269,10 +269,10 @@ def train(found: Photos, settings: Settings, on_epoch: Callable[[int, float], No
 
     returns: detector, mean loss of each epoch
     """
-    cfg, device = settings.config, fit.choose_device(settings.device)
+    cfg = settings.config
     fit.seed_everything(cfg)
-    teacher, _ = model.load_teacher(cfg.teacher, cfg.normalise, settings.weights)
-    net = model.build(cfg, teacher).to(device)
+    teacher, _ = load_teacher(cfg.teacher, cfg.normalise, settings.weights)
+    net = model.build(cfg, teacher).to(choose_device(settings.device))
     losses = fit.fit(net, found.train, cfg, on_epoch)
     net, sha256 = detector.assemble(cfg, detector.trained_tensors(net), settings.device, settings.weights)
     scores = np.array([detector.photo_map(net, cfg, photos.read(p.path)).max() for p in found.of("threshold")], np.float64)
