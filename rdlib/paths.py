@@ -25,17 +25,22 @@ def project_root() -> Path:
 def resolve(path: str | Path) -> Path:
     """A parameter's path: absolute as it is, relative ones from the project's folder.
 
-    raises: InputError if it begins with the `~name` of nobody here
+    raises: InputError for the `~name` of nobody here
     """
     return project_root() / at_home(path)
 
 
 def at_home(path: str | Path) -> Path:
-    """The path with its `~` or `~name` replaced. raises: InputError if there is nobody of that name"""
+    """The path with its `~` or `~name` replaced. raises: InputError where no such user is known"""
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise InputError(f"{path}: there is no user {Path(path).parts[0][1:]!r} here; give the whole path") from None
+        raise InputError(f"{path}: no home folder of {Path(path).parts[0]} is known here; write the whole path") from None
+
+
+def printable(path: str | Path) -> str:
+    """A file's name as text for messages, tables and figures: bytes that are not UTF-8 are shown as `\udcXX`."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def output_folder(name: str, path: str | Path) -> Path:
