@@ -39,7 +39,7 @@ def at_home(path: str | Path) -> Path:
 
 
 def printable(path: str | Path) -> str:
-    """A file's name as text for messages, tables and figures: bytes that are not UTF-8 are shown as `\udcXX`."""
+    """A file's name as text for messages, tables and figures: bytes that are not UTF-8 are shown as `\\udcXX`."""
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 

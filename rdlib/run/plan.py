@@ -277,8 +277,9 @@ def _held_by(folder: Path) -> dict[str, str]:
         found[whole.name] = str(whole.parent)
     for name, (subfolders, needed) in _NOVELTY_FILES.items():
         itself = [folder for s in subfolders if f"{whole}".endswith(f"/{s}")]
-        hits = [p for p in [*(folder / s for s in subfolders), *itself] if any((p / f"{n}{z}").exists() for n in needed for z in ("", ".gz"))]
-        found |= {name: str(p) for p in hits[:1]}
+        for place in [*itself, *(folder / s for s in reversed(subfolders))]:
+            if any((place / f"{n}{packed}").exists() for n in needed for packed in ("", ".gz")):
+                found[name] = str(place)
     return found
 
 
