@@ -1,13 +1,14 @@
-# `make help` lists the targets. Everything runs in .venv; nothing outside this folder is touched, except by `make browser cluster`.
+# `make help` lists the targets. Everything runs in .venv; nothing outside this folder is touched, except by `make browser cluster datasets`.
 PYTHON ?= python3
 PROFILE ?= demo
 DATA ?=
 ARGS ?=
 BIN := $(CURDIR)/.venv/bin
+export DATA
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce progress report reference notebooks bench own test browser cluster slurm mutants coverage lint lab lock audit
+.PHONY: help setup data reproduce progress report reference notebooks bench own test browser cluster datasets slurm mutants coverage lint lab lock audit
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -15,9 +16,9 @@ help:  ## list the targets
 setup: .venv/ready  ## create .venv and install the locked requirements and rdlib
 
 .venv/ready: requirements.txt pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	"$(PYTHON)" -m venv .venv
+	"$(BIN)/pip" install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	"$(BIN)/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 SOURCE ?=
@@ -39,20 +40,20 @@ COMMA := ,
 $(if $(ON),$(if $(wildcard profiles/$(ON)/config.yaml),,$(error ON=$(ON): no profiles/$(ON)/config.yaml; there is: $(notdir $(wildcard profiles/*)))))
 $(if $(and $(ON),$(GPUS)),$(error GPUS are those of this machine; on a cluster ($(ON)) the scheduler assigns them))
 WHERE = $(if $(ON),--workflow-profile profiles/$(ON),--cores $(CORES) $(if $(GPUS),--resources gpu=$(words $(subst $(COMMA), ,$(GPUS)))))
-SNAKEMAKE = snakemake $(WHERE) --keep-going --nolock --rerun-incomplete --rerun-triggers mtime --quiet rules host progress \
-  --config profile=$(PROFILE) data="$(DATA)" gpus="$(GPUS)" cache_dir="$(CACHE)" cost_threads="$(if $(ON),$(CORES))"
+SNAKEMAKE = snakemake $(WHERE) --keep-going --nolock --rerun-incomplete --rerun-triggers mtime --quiet rules host \
+  --config profile="$(PROFILE)" gpus="$(GPUS)" cache_dir="$(CACHE)" cost_threads="$(if $(ON),$(CORES))"
 
 reproduce: setup  ## run the batch and make its tables and figures (PROFILE=demo, DATA=folder, ARGS=-n shows the plan)
 	$(SNAKEMAKE) $(ARGS)
 
 progress: setup  ## how far the batch is: done, running, left, failed (PROFILE=demo, DATA as the batch has)
-	@python -m rdlib.run.progress $(PROFILE) "$(DATA)"
+	@python -m rdlib.run.progress "$(PROFILE)" "$(DATA)"
 
 report: setup  ## write results/PROFILE/report.html, one page with every table, figure and run (PROFILE=demo, DATA as the batch had)
-	python -m rdlib.report.page results/$(PROFILE) --data "$(DATA)"
+	python -m rdlib.report.page "results/$(PROFILE)" --data "$(DATA)"
 
 reference: setup  ## make a finished batch (PROFILE) the committed reference and renew the README tables
-	python -m rdlib.batch.reference $(PROFILE)
+	python -m rdlib.batch.reference "$(PROFILE)"
 
 notebooks: setup  ## run every notebook top to bottom, keep the outputs, strip what changes by itself
 	cd notebooks && jupyter nbconvert --to notebook --execute --inplace --log-level ERROR *.ipynb
@@ -60,7 +61,7 @@ notebooks: setup  ## run every notebook top to bottom, keep the outputs, strip w
 	  --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info" notebooks/*.ipynb
 
 bench: setup  ## measure speed and memory against the plain loop, the official loops and scikit-learn (DATA=folder of categories)
-	python tests/tools/bench.py $(PROFILE) --data "$(DATA)"
+	python tests/tools/bench.py "$(PROFILE)" --data "$(DATA)"
 
 own: setup  ## measure 11_your_images on MVTec AD's bottle (DATA=folder that holds it) and renew the README's table
 	python tests/tools/own_images.py "$(DATA)"
@@ -77,10 +78,14 @@ cluster:  ## install Debian's SLURM for the cluster's tests if it is missing
 	@export PATH=$$PATH:/usr/sbin; { command -v munged && command -v slurmctld && command -v slurmd; } > /dev/null \
 	  || $(call INSTALL,slurm-wlm munge) || echo "SLURM could not be installed here; its tests will be skipped and say so" >&2
 
+datasets:  ## install Debian's Fashion-MNIST for the tests on real data if it is missing
+	@test -d /usr/share/datasets/fashion-mnist || $(call INSTALL,dataset-fashion-mnist) \
+	  || echo "dataset-fashion-mnist could not be installed here; the tests on it will be skipped and say so" >&2
+
 # One file of tests is one job of a core (its fixtures are made once), in the order of tests/conftest.py; four at most, for the memory.
 PYTEST = pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test: setup browser cluster  ## unit, parity and end-to-end tests, then the notebooks' committed outputs
+test: setup browser cluster datasets  ## unit, parity and end-to-end tests, then the notebooks' committed outputs
 	$(PYTEST) -rs --durations=15 tests
 	pytest --durations=5 --nbval notebooks
 
@@ -90,7 +95,7 @@ mutants: setup  ## break the library on purpose, fault by fault, and see the tes
 coverage: setup  ## which lines and branches of rdlib the tests and notebooks reach
 	coverage erase
 	coverage run -m $(PYTEST) tests
-	for notebook in notebooks/*.ipynb; do coverage run -m papermill --no-progress-bar --log-level ERROR $$notebook /dev/null || exit 1; done
+	for notebook in notebooks/*.ipynb; do coverage run -m papermill --no-progress-bar --log-level ERROR "$$notebook" /dev/null || exit 1; done
 	coverage combine --quiet
 	coverage report
 
@@ -101,13 +106,14 @@ lint: setup  ## ruff on modules and notebooks
 	ruff check rdlib tests notebooks
 	ruff format --check rdlib tests
 
-lab: setup  ## JupyterLab on the notebooks, for this machine only and with a token
-	jupyter lab --ip=127.0.0.1 notebooks
+# Without JupyterLab's news, its search for a newer version and its list of extensions, which ask the network.
+lab: setup  ## JupyterLab on the notebooks, for this machine only, with a token and without the network
+	jupyter lab --ip=127.0.0.1 --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.extension_manager=readonly notebooks
 
 lock:  ## renew requirements.txt from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" -o requirements.txt
 
 audit: setup  ## known vulnerabilities of the locked packages, asked of their database (needs the network)
-	$(PYTHON) -m venv .venv/audit
+	"$(PYTHON)" -m venv .venv/audit
 	.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt

@@ -80,16 +80,17 @@ class Config:
     precision: str = "fp32"
     experiment: str = "main"
     label: str = ""  # free word appended to the variant
+    weights_id: str = ""  # begin of the sha256 of a teacher file of one's own, "" = the published weights; see run.parameters
 
     @classmethod
     def create(cls, **params: Any) -> Config:
-        """A Config from loose parameters; "auto" and None mean the data set's own default.
+        """A Config from loose parameters; None means the data set's own default.
 
         raises: InputError for an unknown or impossible value, naming the field
         """
         known = {f.name for f in dataclasses.fields(cls)}
         refuse_unknown(params, known)
-        given = {k: v for k, v in params.items() if v is not None and v != "auto"}
+        given = {k: v for k, v in params.items() if v is not None}
         dataset = given.get("dataset")
         _choose("dataset", dataset)
         values = defaults_of(dataset, given.get("method", "reverse")) | given
@@ -129,7 +130,7 @@ class Config:
             )
         if not self.experiment:
             raise InputError("experiment='': must not be empty, it begins the run id")
-        for name in ("category", "experiment", "label"):
+        for name in ("category", "experiment", "label", "weights_id"):
             value = getattr(self, name)
             if not re.fullmatch(r"[A-Za-z0-9_.]*", value) or value.startswith("."):
                 raise InputError(f"{name}={value!r}: only letters, digits, '_' and '.' (it becomes a file name)")
@@ -169,7 +170,7 @@ class Config:
             default = defaults.get(field.name, field.default)
             value = getattr(self, field.name)
             if field.name not in named and value != default:
-                parts.append(f"{field.name}_{_word(value)}")
+                parts.append(f"{field.name.removesuffix('_id')}_{_word(value)}")
         return ".".join(parts + [self.label] * bool(self.label))
 
     @property
@@ -187,7 +188,8 @@ class Config:
         return int.from_bytes(hashlib.sha256(f"{self.seed}:{self.dataset}:{self.category}".encode()).digest()[:6], "big")
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"scales": list(self.scales)}
+        """As it stands in run files; `weights_id` only where it says something, as in files from before there was one."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "weights_id" or v} | {"scales": list(self.scales)}
 
 
 # What the paper or the official code does differently from the field defaults, per data set.

@@ -23,8 +23,24 @@ def project_root() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """A parameter's path: absolute as it is, relative ones from the project's folder."""
-    return project_root() / Path(path).expanduser()
+    """A parameter's path: absolute as it is, relative ones from the project's folder.
+
+    raises: InputError for the `~name` of nobody here
+    """
+    return project_root() / at_home(path)
+
+
+def at_home(path: str | Path) -> Path:
+    """The path with its `~` or `~name` replaced. raises: InputError where no such user is known"""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path}: no home folder of {Path(path).parts[0]} is known here; write the whole path") from None
+
+
+def printable(path: str | Path) -> str:
+    """A file's name as text for messages, tables and figures: bytes that are not UTF-8 are shown as `\\udcXX`."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def output_folder(name: str, path: str | Path) -> Path:
@@ -38,7 +54,7 @@ def output_folder(name: str, path: str | Path) -> Path:
     if not text or any(ord(c) < 32 for c in text):
         raise InputError(f"{name}={text!r}: must be the name of a folder, for example 'results/scratch'")
     folder, results = resolve(text), project_root() / "results"
-    given = Path(text).expanduser()
+    given = at_home(text)
     if given.is_absolute() and ".." in given.parts:
         raise InputError(f"{name}={text!r}: an absolute path must not hold '..'; write the folder that is meant")
     if not given.is_absolute():

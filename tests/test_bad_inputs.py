@@ -22,7 +22,7 @@ from helpers import REPO, TinyTeacher, config, mask, mvtec_folder, picture, save
 from made_up_runs import run
 from torchvision.models import get_model
 
-from rdlib import data, inference, model, official, teachers
+from rdlib import data, inference, metrics, model, official, teachers
 from rdlib.batch import acquire, reference
 from rdlib.config import MVTEC_COUNTS, Config
 from rdlib.errors import InputError
@@ -681,6 +681,26 @@ def _(tmp):
 @case("manifest that is not there", "missing", "nowhere: no such manifest")
 def _(tmp):
     acquire.acquire(str(tmp), tmp.parent / "target", "", tmp / "nowhere")
+
+
+# --- Metrics ------------------------------------------------------------------------------------------------------
+
+MAPS = {"masks": np.eye(4)[None], "maps": np.arange(16.0).reshape(1, 4, 4)}
+
+
+@case("PRO to 30, not 0.3", "wrong value", "max_fpr=30: must be above 0 and at most 1")
+def _(tmp):
+    metrics.au_pro(**MAPS, max_fpr=30)
+
+
+@case("grey masks for metrics", "wrong type", "labels and masks hold 0 and 1 only")
+def _(tmp):
+    metrics.pixel_metrics(masks=255 * MAPS["masks"], maps=MAPS["maps"])
+
+
+@case("masks and maps of two sizes", "wrong size", "masks (1, 2, 4) and maps (1, 4, 4) must have one shape (N, H, W)")
+def _(tmp):
+    metrics.pixel_metrics(masks=MAPS["masks"][:, :2], maps=MAPS["maps"])
 
 
 # --- Every case is checked, and the page is what was seen ---------------------------------------------------------

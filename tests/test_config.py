@@ -9,7 +9,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-import rdlib
 from rdlib.config import (
     CHOICES,
     DATASET_DEFAULTS,
@@ -20,8 +19,7 @@ from rdlib.config import (
     parse_scales,
 )
 from rdlib.errors import InputError
-from rdlib.paths import PACKAGE, output_folder
-from rdlib.run.parameters import Where, from_notebook
+from rdlib.paths import PACKAGE
 
 BOTTLE = {"dataset": "mvtec", "category": "bottle"}
 
@@ -56,9 +54,8 @@ def test_mvtec_has_its_fifteen_categories_and_5354_images():
     assert [sum(n[i] for n in MVTEC_COUNTS.values()) for i in (0, 1)] == [3629, 1725]
 
 
-@pytest.mark.parametrize("value", [None, "auto"])
-def test_none_and_auto_mean_the_data_sets_default(value):
-    assert Config.create(dataset="mnist", normal_class=1, sigma=value, normalise=value) == Config.create(dataset="mnist", normal_class=1)
+def test_none_means_the_data_sets_default():
+    assert Config.create(dataset="mnist", normal_class=1, sigma=None, normalise=None) == Config.create(dataset="mnist", normal_class=1)
 
 
 @pytest.mark.parametrize("method", ["padim", "spade"])
@@ -78,6 +75,14 @@ def test_a_config_is_frozen():
 def test_to_dict_survives_json():
     there_and_back = json.loads(json.dumps(bottle(scales="2,3").to_dict()))
     assert there_and_back == bottle(scales="2,3").to_dict() and Config.create(**there_and_back) == bottle(scales="2,3")
+
+
+def test_weights_of_ones_own_are_another_run_and_the_published_ones_leave_no_trace():
+    """Result files from before there was a choice compare as equal."""
+    own = bottle(weights_id="0123456789ab")
+    assert own.run_id == "main-mvtec-bottle-wrn50.256px.200ep.weights_0123456789ab-s111"
+    assert own.to_dict() == bottle().to_dict() | {"weights_id": "0123456789ab"} and "weights_id" not in bottle().to_dict()
+    assert own.torch_seed == bottle().torch_seed and Config.create(**own.to_dict()) == own
 
 
 # --- Refusals -----------------------------------------------------------------------------------------------------
@@ -118,7 +123,7 @@ def test_a_wrong_type_is_refused(name, value):
         bottle(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["category", "experiment", "label"])
+@pytest.mark.parametrize("name", ["category", "experiment", "label", "weights_id"])
 @pytest.mark.parametrize("value", ["../up", "a/b", "a b", "a-b", ".hidden", "ä", "a\n"])
 def test_words_that_become_file_names_are_checked(name, value):
     with pytest.raises(InputError, match=f"^{name}="):
@@ -207,6 +212,7 @@ OTHERS = {
     "precision": st.sampled_from(CHOICES["precision"]),
     "experiment": WORDS,
     "label": WORDS.map(lambda w: f"L{w}"),
+    "weights_id": st.text("0123456789abcdef", min_size=12, max_size=12),
 }
 SCHEMA = json.loads((PACKAGE / "run/result.schema.json").read_text())["properties"]["run_id"]["pattern"]
 
@@ -275,41 +281,6 @@ def test_seeds_differ_with_seed_and_category_and_not_with_the_variant():
     assert all(0 <= bottle(seed=s).torch_seed < 2**63 for s in range(20))
 
 
-# --- From a notebook ----------------------------------------------------------------------------------------------
-
-
-def test_from_notebook_parts_the_run_from_its_place():
-    cfg, where = from_notebook(BOTTLE | {"data_root": "somewhere", "epochs": 3, "threads": 1, "normal_class": None, "image_score": "auto"})
-    assert cfg == bottle(epochs=3) and where == Where(data_root="somewhere", threads=1)
-
-
-def test_from_notebook_ignores_what_is_no_parameter():
-    def helper():
-        pass
-
-    noise = {"re": re, "rdlib": rdlib, "helper": helper, "Config": Config, "_private": 1, "__name__": "__main__", "In": [""], "Out": {}}
-    noise |= {"get_ipython": print, "exit": 1, "quit": 1, "open": open, "_i1": "x"}
-    assert from_notebook(BOTTLE | noise) == from_notebook(BOTTLE)
-
-
-@pytest.mark.parametrize("wrong, right", [("epoch", "epochs"), ("outdir", "out_dir"), ("dataroot", "data_root")])
-def test_from_notebook_refuses_a_misspelt_name(wrong, right):
-    with pytest.raises(InputError, match=rf"unknown parameter '{wrong}' \(did you mean '{right}'\?\)"):
-        from_notebook(BOTTLE | {wrong: "x"})
-
-
-@pytest.mark.parametrize("name, value", [("threads", "1"), ("threads", True), ("out_dir", 3), ("overwrite", "True"), ("overwrite", 1)])
-def test_from_notebook_refuses_a_wrong_type(name, value):
-    with pytest.raises(InputError, match=f"^{name}={value!r}: expected"):
-        from_notebook(BOTTLE | {name: value})
-
-
-@pytest.mark.parametrize("name", ["threads", "evaluate_every"])
-def test_from_notebook_refuses_a_negative_number(name):
-    with pytest.raises(InputError, match=f"^{name}=-1"):
-        from_notebook(BOTTLE | {name: -1})
-
-
 def test_an_input_error_shows_as_one_sentence():
     assert InputError("seed=-1: must be 0 or greater")._render_traceback_() == ["InputError: seed=-1: must be 0 or greater"]
 
@@ -332,53 +303,3 @@ def test_batches_of_one_need_more_than_one_position(method, size, refused):
             bottle(method=method, image_size=size, batch_size=1)
     else:
         assert bottle(method=method, image_size=size, batch_size=1).smallest_batch == 1
-
-
-# --- Where results go ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["out_dir", "cache_dir"])
-@pytest.mark.parametrize("path", ["results/x", "results/../results/x", "./results/demo", "results/reference2"])
-def test_a_relative_folder_below_results_is_taken(name, path):
-    assert getattr(from_notebook(BOTTLE | {name: path})[1], name) == path
-
-
-def test_no_cache_is_no_folder():
-    assert from_notebook(BOTTLE | {"cache_dir": ""})[1].cache_dir == ""
-
-
-def test_an_absolute_folder_is_the_users_choice(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert output_folder("out_dir", tmp_path / "x") == output_folder("out_dir", "~/x") == tmp_path / "x"
-
-
-LEAVES = ["..", "../x", "../../x", "results/../../x", "/etc/../x", "~/../x", "a\0b", "a\nb"]
-ELSEWHERE = [".", "x", "results", "results/x/..", "rdlib", "tests", ".git/hooks", "results/../rdlib"]
-REFERENCE = ["results/reference", "results/reference/demo", "results/x/../reference/demo"]
-
-
-@pytest.mark.parametrize("name", ["out_dir", "cache_dir"])
-@pytest.mark.parametrize("path", LEAVES + ELSEWHERE + REFERENCE)
-def test_a_folder_that_leaves_results_by_a_side_door_is_refused(name, path):
-    with pytest.raises(InputError, match=f"^{name}="):
-        from_notebook(BOTTLE | {name: path})
-
-
-def test_results_need_a_folder():
-    with pytest.raises(InputError, match="^out_dir='': must be the name of a folder"):
-        from_notebook(BOTTLE | {"out_dir": ""})
-
-
-def test_a_results_folder_that_is_a_link_is_the_users_choice(tmp_path, monkeypatch):
-    for name in ("project/notebooks", "disk"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "project/pyproject.toml").touch()
-    (tmp_path / "project/results").symlink_to(tmp_path / "disk")
-    monkeypatch.chdir(tmp_path / "project")
-    assert output_folder("out_dir", "results/x").resolve() == tmp_path / "disk/x"
-
-
-def test_a_file_is_no_folder_for_results(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="is a file"):
-        output_folder("out_dir", tmp_path / "file")

@@ -3,9 +3,13 @@
 import ast
 import dataclasses
 import json
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import nbformat
@@ -13,7 +17,8 @@ import nbstripout
 import papermill
 import pytest
 import yaml
-from helpers import REPO
+from helpers import PATIENCE, REPO
+from lab import jupyterlab
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -86,6 +91,112 @@ def test_there_is_one_version_and_one_date_of_it():
     citation = yaml.safe_load((REPO / "CITATION.cff").read_text())
     assert changes[1] == PYPROJECT["version"] == rdlib.__version__ == citation["version"]
     assert changes[2] == str(citation["date-released"])
+
+
+# --- The Makefile -------------------------------------------------------------------------------------------------
+
+STUB = """#!/bin/sh
+# In place of every program: notes its words, one per line; as `-m venv` it makes a .venv of programs like itself.
+for word in "${0##*/}" "$@"; do printf '%s\\n' "$word" >> "$NOTES"; done
+if [ "$2" = venv ]; then
+  mkdir -p .venv/bin
+  for name in pip python snakemake jupyter; do cp "$0" ".venv/bin/$name"; done
+fi
+"""
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """make(words) in a clone whose path holds a space; returns the words of the programs that were called."""
+    root = tmp_path / "my clone"
+    (root / "other place").mkdir(parents=True)
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(REPO / name, root)
+    python = root / "other place" / "python"
+    python.write_text(STUB)
+    python.chmod(0o755)
+    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "DATA")  # make itself may run the tests
+
+    def make(*words):
+        environment = {k: v for k, v in os.environ.items() if k not in outer} | {"NOTES": str(root / "notes")}
+        (root / "notes").write_text("")
+        subprocess.run(["make", "--silent", f"PYTHON={python}", *words], cwd=root, env=environment, check=True, timeout=PATIENCE)
+        return (root / "notes").read_text().splitlines()
+
+    return make
+
+
+def test_setup_works_in_a_folder_with_a_space(clone):
+    words = clone("setup")
+    assert words[:4] == ["python", "-m", "venv", ".venv"] and words.count("pip") == 2
+    assert clone("setup") == [], "ready: nothing is done again"
+
+
+@pytest.mark.parametrize(
+    "target, given, passed",
+    [
+        ("data", ["SOURCE=my archive.tar", "TARGET=my data"], ["rdlib.batch.acquire", "my archive.tar", "my data"]),
+        ("reproduce", ["DATA=my data", "CACHE=/my cache"], ["--config", "profile=demo", "gpus=", "cache_dir=/my cache"]),
+        ("progress", ["DATA=my data"], ["rdlib.run.progress", "demo", "my data"]),
+        ("report", ["DATA=my data", "PROFILE=cpu"], ["rdlib.report.page", "results/cpu", "--data", "my data"]),
+        ("bench", ["DATA=my data"], ["tests/tools/bench.py", "demo", "--data", "my data"]),
+    ],
+)
+def test_what_is_given_to_make_arrives_whole(clone, target, given, passed):
+    words = clone(target, *given)
+    at = words.index(passed[0])
+    assert words[at : at + len(passed)] == passed
+
+
+def test_every_recipe_is_sound_shell_in_a_folder_with_a_space(tmp_path):
+    """As make would hand it to sh; what a program does with it is another matter."""
+    targets = re.findall(r"^([a-z]+):.*##", (REPO / "Makefile").read_text(), re.M)
+    assert {"setup", "test", "lab", "audit"} <= set(targets)
+    (tmp_path / "my clone").mkdir()
+    shutil.copy(REPO / "Makefile", tmp_path / "my clone")
+    for name in ("requirements.txt", "pyproject.toml"):
+        (tmp_path / "my clone" / name).touch()
+    for target in targets:
+        words = ["make", "-n", target, "DATA=a b", f"PYTHON={tmp_path}/my clone/python"]
+        said = subprocess.run(words, cwd=tmp_path / "my clone", capture_output=True, text=True, check=True)
+        subprocess.run(["sh", "-n"], input=said.stdout, text=True, check=True)
+        whole = [w for line in said.stdout.splitlines() if "my clone" in line for w in shlex.split(line) if "my" in w or "clone" in w]
+        assert all("my clone" in w for w in whole), (target, whole)
+
+
+# --- JupyterLab and the network -----------------------------------------------------------------------------------
+
+WATCH = """import os, socket
+def told(host, *rest, _known=socket.getaddrinfo, **more):
+    with open(os.environ["ASKED"], "a") as file:
+        print(host.decode() if isinstance(host, bytes) else host, file=file)
+    return _known(host, *rest, **more)
+socket.getaddrinfo = told
+"""
+NEWS = ("news", "update", "extensions?refresh=1")
+
+
+def hosts_asked(folder, *options):
+    """Hosts that a JupyterLab looks up whose page asks for all that it can ask for."""
+    (folder / "sitecustomize.py").write_text(WATCH)
+    environment = {"PYTHONPATH": str(folder), "ASKED": str(folder / "asked")}
+    with jupyterlab(*options, root=folder, own=folder, environment=environment) as server:
+        for name in NEWS:
+            address = f"http://127.0.0.1:{server['port']}/lab/api/{name}"
+            request = urllib.request.Request(address, headers={"Authorization": f"token {server['token']}"})
+            try:
+                urllib.request.urlopen(request, timeout=PATIENCE).close()
+            except urllib.error.HTTPError as error:  # what it asked for did not come
+                error.close()
+    return set((folder / "asked").read_text().splitlines()) - {"127.0.0.1", "localhost", "", "None"}
+
+
+def test_make_lab_asks_the_network_for_nothing(tmp_path):
+    (command,) = re.findall(r"^\t(jupyter lab .*)$", (REPO / "Makefile").read_text(), re.M)
+    for name in ("plain", "ours"):
+        (tmp_path / name).mkdir()
+    assert hosts_asked(tmp_path / "ours", *command.split()[2:-1]) == set()
+    assert hosts_asked(tmp_path / "plain", "--ip=127.0.0.1"), "by itself it does, so the test would see it"
 
 
 # --- All tracked files --------------------------------------------------------------------------------------------
@@ -191,7 +302,7 @@ def test_a_notebook_runs_anywhere(notebook):
 
 
 def test_parameters_of_a_run_are_the_configuration():
-    names = {f.name for f in dataclasses.fields(Config)} | {f.name for f in dataclasses.fields(Where)}
+    names = {f.name for kind in (Config, Where) for f in dataclasses.fields(kind)} - {"weights_id"}  # follows from weights
     assert set(papermill.inspect_notebook(RUN)) == names
 
 

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rdlib.config import Config
 from rdlib.errors import InputError, exit_in_words
+from rdlib.run.parameters import from_notebook
 from rdlib.run.record import read_run, write_failure
 
 DIED = "the kernel died without an error, most often because memory ran out; see the log beside the executed notebook"
@@ -44,7 +44,7 @@ def record(result: Path, executed: Path, parameters: dict[str, Any], attempt: in
         return False
     if error is None and attempt < most:
         return False
-    cfg = Config.create(**{k: v for k, v in parameters.items() if k in Config.__dataclass_fields__})
+    cfg, _ = from_notebook(parameters)
     name, message = error or ("", DIED)
     status = "diverged" if name == "FloatingPointError" else "failed"
     reason = message if name in ("", "InputError") else f"{name}: {message}"  # an InputError is a sentence by itself

@@ -1,151 +1,42 @@
-"""Which images go into the paper's figures: chosen by rule from the run files, never by hand. `plots` draws them."""
+"""Which images go into the paper's figures, by rule and never by hand, and how a figure becomes a file. `plots` draws them."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rdlib.report import plots
+from rdlib.run import record
 from rdlib.run.files import write_atomically
 
-Run = dict[str, Any]
-Choice = list[tuple[str, str]]  # (category, path of a test image)
-Source = Callable[[str, str], NDArray]  # (category, path) -> anomaly map (H, W)
 ROWS = 6  # rows of a figure at the most
 
 
-class Kept:
-    """The test images and maps that runs kept, found by category and path.
-
-    runs: one per category; load: run -> what `results.load_maps` gives. Runs without maps are left out
-    """
-
-    def __init__(self, runs: list[Run], load: Callable[[Run], dict[str, NDArray] | None]) -> None:
-        found = {r["config"]["category"]: (r, load(r)) for r in runs}
-        self.runs = [r for r, maps in found.values() if maps is not None]
-        self._maps = {c: maps for c, (_, maps) in found.items() if maps is not None}
-        self._where = {c: {str(p): i for i, p in enumerate(m["paths"])} for c, m in self._maps.items()}
-        self._scales = {r["config"]["category"]: r["config"]["scales"] for r in self.runs}
-
-    def __len__(self) -> int:
-        return len(self._maps)
-
-    def __contains__(self, category: str) -> bool:
-        return category in self._maps
-
-    def image(self, category: str, path: str) -> NDArray:
-        return self._maps[category]["images"][self._where[category][path]]
-
-    def mask(self, category: str, path: str) -> NDArray:
-        return self._maps[category]["masks"][self._where[category][path]]
-
-    def scale_map(self, k: int) -> Source:
-        """M^k of an image, upsampled and smoothed."""
-        return lambda category, path: self._maps[category]["scale_maps"][k - 1, self._where[category][path]]
-
-    def map(self, category: str, path: str) -> NDArray:
-        """The image's anomaly map: the sum over the run's scales."""
-        return sum(self.scale_map(k)(category, path) for k in self._scales[category])
-
-
 # --- Choices ------------------------------------------------------------------------------------------------------
+# On a table of test images, a row each with category, path and what `by` names: `runs.images`.
 
 
-def ranked_by_area(run: Run) -> list[str]:
-    """Paths of the anomalous images, smallest defect first."""
-    rows = [i for i in run["images"] if i["label"] and i["anomalous_pixels"]]
-    return [i["path"] for i in sorted(rows, key=lambda i: (i["anomalous_pixels"], i["path"]))]
+def in_turn(images: pd.DataFrame, by: str, ascending: bool = True) -> pd.DataFrame:
+    """The first image of every category in the order of column `by`, then the second of every one ..., up to ROWS; equals by path."""
+    ranked = images.sort_values([by, "path"], ascending=ascending)
+    rank = ranked.groupby("category").cumcount()
+    return ranked.assign(rank=rank).sort_values(["rank", "category"]).head(ROWS)
 
 
-def ranked_by_score(run: Run) -> list[str]:
-    """Paths of the anomalous images, lowest score first: the misses."""
-    return [i["path"] for i in sorted((i for i in run["images"] if i["label"]), key=lambda i: (i["score"], i["path"]))]
-
-
-def typical(runs: list[Run]) -> Choice:
+def typical(images: pd.DataFrame) -> pd.DataFrame:
     """The defect of median size of each category; of a single category, defects from small to large."""
-    if len(runs) == 1:
-        ranked = ranked_by_area(runs[0])
-        return [(runs[0]["config"]["category"], ranked[i]) for i in np.linspace(0, len(ranked) - 1, min(ROWS, len(ranked))).astype(int)]
-    ranked = {r["config"]["category"]: ranked_by_area(r) for r in runs}
-    return [(category, paths[len(paths) // 2]) for category, paths in ranked.items() if paths][:ROWS]
-
-
-def smallest(runs: list[Run]) -> Choice:
-    return _round_robin({r["config"]["category"]: ranked_by_area(r) for r in runs})
-
-
-def largest(runs: list[Run]) -> Choice:
-    return _round_robin({r["config"]["category"]: ranked_by_area(r)[::-1] for r in runs})
-
-
-def misses(runs: list[Run]) -> Choice:
-    return _round_robin({r["config"]["category"]: ranked_by_score(r) for r in runs})
-
-
-def all_chosen(runs: list[Run]) -> set[tuple[str, str]]:
-    """Every image that any figure shows of these runs."""
-    return {pair for choose in (typical, smallest, largest, misses) for pair in choose(runs)}
-
-
-def _round_robin(ranked: dict[str, list[str]]) -> Choice:
-    """The first of every category, then the second of every category ..., up to ROWS."""
-    longest = max(map(len, ranked.values()), default=0)
-    return [(c, items[n]) for n in range(longest) for c, items in ranked.items() if n < len(items)][:ROWS]
-
-
-# --- Figures ------------------------------------------------------------------------------------------------------
-
-
-def against_conventional(kept: Kept, conventional: Kept) -> Figure:
-    """Fig. 1: image | ground truth | conventional | reverse."""
-    chosen = [(c, p) for c, p in typical(kept.runs) if c in conventional]
-    return _grid(kept, chosen, {"conventional": conventional.map, "reverse (ours)": kept.map})
-
-
-def chosen_grid(kept: Kept, choose: Callable[[list[Run]], Choice]) -> Figure:
-    """Figs. 5 and 6: image | ground truth | anomaly map of the images that `choose` takes."""
-    return _grid(kept, choose(kept.runs), {"reverse (ours)": kept.map})
-
-
-def per_scale(kept: Kept) -> Figure:
-    """Image | ground truth | M1 | M2 | M3 | sum."""
-    scales = sorted({k for r in kept.runs for k in r["config"]["scales"]})
-    return _grid(kept, typical(kept.runs), {f"M{k}": kept.scale_map(k) for k in scales} | {"sum": kept.map})
-
-
-def histograms(runs: list[Run]) -> Figure:
-    """Fig. 7, one panel per category."""
-    rows = {r["config"]["category"]: r["images"] for r in runs}
-    return plots.histogram_grid([(c, np.array([i["label"] for i in im]), np.array([i["score"] for i in im])) for c, im in rows.items()])
-
-
-def pro_curves(runs: list[Run]) -> Figure:
-    """PRO against false positive rate to 0.3, one line per category."""
-    lines = {
-        f"{r['config']['category']} ({100 * r['metrics']['au_pro']:.1f})": (r["pro_curve"]["fpr"], r["pro_curve"]["pro"])
-        for r in runs
-        if "pro_curve" in r
-    }
-    return plots.curves(lines, "false positive rate", "per-region overlap", (0, 0.3))
-
-
-def _grid(kept: Kept, chosen: Choice, columns: dict[str, Source]) -> Figure:
-    if not chosen:
-        return plots.nothing()
-    return plots.map_grid(
-        images=[kept.image(*pair) for pair in chosen],
-        masks=[kept.mask(*pair) for pair in chosen],
-        maps={name: np.stack([source(*pair) for pair in chosen]) for name, source in columns.items()},
-        titles=[f"{category}\n{path.split('/')[1]}" for category, path in chosen],
-        note=plots.ATTRIBUTION[kept.runs[0]["config"]["dataset"]],
-    )
+    ranked = images.sort_values(["category", "anomalous_pixels", "path"])
+    groups = [group for _, group in ranked.groupby("category")]
+    if len(groups) == 1:
+        return ranked.iloc[np.linspace(0, len(ranked) - 1, min(ROWS, len(ranked))).astype(int)]
+    return pd.concat([ranked.iloc[:0], *(group.iloc[[len(group) // 2]] for group in groups)]).head(ROWS)
 
 
 def telling_images(result: dict[str, Any], each: int = 2) -> list[int]:
@@ -156,10 +47,70 @@ def telling_images(result: dict[str, Any], each: int = 2) -> list[int]:
     return [*anomalous[:each].tolist(), *anomalous[::-1][:each].tolist(), *normal[::-1][:each].tolist()]
 
 
-def save_figure(figure: Figure, stem: Path, formats: tuple[str, ...] = ("png",)) -> None:
-    """Write the figure as `stem.png` (and `.pdf`), without dates, so that equal figures are equal files."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+# --- Pictures of runs ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one run kept of its test images.
+
+    images: (N, C, H, W) uint8; masks: (N, H, W) bool, or (0,) where there are none
+    scale_maps: (K, N, H, W), M^k upsampled and smoothed; scales: those that `maps` sums, from 1
+    """
+
+    images: NDArray
+    masks: NDArray
+    scale_maps: NDArray
+    paths: tuple[str, ...]
+    scales: tuple[int, ...]
+
+    @classmethod
+    def of(cls, folder: Path, run: dict[str, Any]) -> Self | None:
+        """The images and maps of the run in `folder/runs`, or None if it kept none.
+
+        raises: InputError naming the file if it is damaged
+        """
+        found = record.load_maps(folder / "runs" / run["run_id"])
+        if found is None:
+            return None
+        arrays = {name: found[name] for name in ("images", "masks", "scale_maps")}
+        return cls(**arrays, paths=tuple(map(str, found["paths"])), scales=tuple(run["config"]["scales"]))
+
+    @cached_property
+    def maps(self) -> NDArray:
+        """(N, H, W), the sum over the scales; zero without any."""
+        return self.scale_maps[[k - 1 for k in self.scales]].sum(0)
+
+
+def grid(chosen: pd.DataFrame, columns: dict[str, dict[str, Kept]], note: str = "") -> Figure:
+    """Image | ground truth | a map per column, of images that were kept.
+
+    chosen: rows of category and path; columns: name -> category -> what a run kept
+    The colour scale of a row is its category's: from the smallest to the greatest value of all images that were kept, in all columns.
+    """
+    rows = [(category, path, [runs[category] for runs in columns.values()]) for category, path in zip(chosen["category"], chosen["path"])]
+    at = [[run.paths.index(path) for run in runs] for _, path, runs in rows]
+    return plots.map_grid(
+        images=[runs[0].images[i[0]] for (_, _, runs), i in zip(rows, at)],
+        masks=[runs[0].masks[i[0]] for (_, _, runs), i in zip(rows, at)],
+        maps={name: [runs[n].maps[i[n]] for (_, _, runs), i in zip(rows, at)] for n, name in enumerate(columns)},
+        titles=[f"{category}\n{path.split('/')[1]}" for category, path, _ in rows],
+        note=note,
+        limits=[(min(run.maps.min() for run in runs), max(run.maps.max() for run in runs)) for _, _, runs in rows],
+    )
+
+
+# --- Files --------------------------------------------------------------------------------------------------------
+
+
+def save_figure(figure: Figure, stem: Path, formats: tuple[str, ...] = ("png",), caption: str = "", alt: str = "") -> None:
+    """Write the figure as `stem.png` (and `.pdf`), in our style and without dates: equal figures are equal files.
+
+    caption, alt: heading and alternative text, kept in the file (a PNG's Title and Description), where the report reads them
+    """
+    metadata = {
+        "png": {"Software": None, "Title": caption or None, "Description": alt or None},
+        "pdf": {"CreationDate": None, "Title": caption or None, "Subject": alt or None},
+    }
     for suffix in formats:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=150, metadata={"CreationDate": None} if suffix == "pdf" else {"Software": None})
-        write_atomically(stem.with_suffix(f".{suffix}"), buffer.getvalue())
+        write_atomically(stem.with_suffix(f".{suffix}"), plots.png(figure, 150, format=suffix, metadata=metadata[suffix]))

@@ -31,8 +31,17 @@ def write_atomically(path: Path, content: str | bytes, keep: Path | None = None)
         ) from error
 
 
+def remove_half_written(folder: Path) -> None:
+    """Remove what killed processes left of `write_atomically` in a folder that nobody else writes to now."""
+    for left in folder.glob(f"{HALF_WRITTEN}*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+HALF_WRITTEN = ".rdlib-half-written-"  # our own name, so that no file of the user's is meant
+
+
 def _write_temporary(path: Path, data: bytes) -> Path:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=HALF_WRITTEN, suffix=".tmp", delete=False) as file:
         try:
             file.write(data)
             file.flush()

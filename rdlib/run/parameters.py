@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
+from functools import cache
+from os import PathLike
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rdlib.config import Config, refuse_unknown
+from rdlib.config import PUBLISHED_WEIGHTS, Config, refuse_unknown
 from rdlib.errors import InputError
-from rdlib.paths import output_folder
+from rdlib.paths import output_folder, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +21,8 @@ class Where:
     """Where a run's inputs and outputs lie and what computes it: no part of the run's identity.
 
     data_root: folder of the categories or of the original files; "" for the sets that come with packages
-    weights: local file of torchvision weights; "" = torch's cache, then a download
+    weights: local file of the teacher's weights under torchvision's names; "" = torch's cache, then a download
+    same_function: that file, where it is not the published one, computes the same teacher, so that verdicts are given
     out_dir: the run goes to `out_dir/runs/<run id>/`
     device: "auto", "cuda", "cuda:1", "mps" or "cpu"
     threads: CPU threads; 0 = torch's own choice. Sums are split by thread, so last digits depend on it
@@ -33,6 +38,7 @@ class Where:
 
     data_root: str = ""
     weights: str = ""
+    same_function: bool = False
     out_dir: str = "results/scratch"
     device: str = "auto"
     threads: int = 0
@@ -59,16 +65,35 @@ def notebook_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def text_parameter(name: str, value: Any) -> str:
+    """The text of a parameter that papermill may have taken for something else: -p x 2024_01 gives 202401, -p x 007 gives 7.
+
+    True and False are read back, since each has one spelling; a number has several, so nobody can tell what was typed.
+    raises: InputError naming the parameter and the flag that passes text on as it is
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise InputError(
+            f"{name}={value!r}: is a number, and as text it may have been typed otherwise (2024_01 becomes 202401); "
+            f"write it in quotes, with papermill -r {name} TEXT instead of -p"
+        )
+    if not isinstance(value, str | bool | PathLike):
+        raise InputError(f"{name}={value!r}: expected str, got {type(value).__name__}")
+    return str(value)
+
+
 def from_notebook(namespace: dict[str, Any]) -> tuple[Config, Where]:
-    """Config and Where from the parameters cells of a notebook, every name checked (papermill accepts any).
+    """Config and Where from the parameters cells of a notebook, every name checked (papermill accepts any); None is the default.
 
     namespace: the notebook's `globals()`
     raises: InputError naming an unknown parameter and the nearest known one, or an impossible value
     """
     given = notebook_parameters(namespace)
-    places = {f.name for f in dataclasses.fields(Where)}
-    refuse_unknown(given, places | {f.name for f in dataclasses.fields(Config)})
-    for name in places & set(given):
+    places, settings = ({f.name: f.type for f in dataclasses.fields(kind)} for kind in (Where, Config))
+    del settings["weights_id"]  # follows from the weights file
+    refuse_unknown(given, places.keys() | settings.keys())
+    types = settings | places
+    given = {k: text_parameter(k, v) if types[k] == "str" else v for k, v in given.items() if v is not None}
+    for name in places.keys() & given.keys():
         expected = type(getattr(Where, name))
         if type(given[name]) is not expected:
             raise InputError(f"{name}={given[name]!r}: expected {expected.__name__}, got {type(given[name]).__name__}")
@@ -77,5 +102,29 @@ def from_notebook(namespace: dict[str, Any]) -> tuple[Config, Where]:
     output_folder("out_dir", given.get("out_dir", Where.out_dir))
     if given.get("cache_dir"):
         output_folder("cache_dir", given["cache_dir"])
-    cfg = Config.create(**{k: v for k, v in given.items() if k not in places})
-    return cfg, Where(**{k: v for k, v in given.items() if k in places})
+    cfg = Config.create(**{k: v for k, v in given.items() if k in settings})
+    where = Where(**{k: v for k, v in given.items() if k in places})
+    return dataclasses.replace(cfg, weights_id=weights_id(cfg.teacher, where.weights)), where
+
+
+def weights_id(teacher: str, weights: str) -> str:
+    """What a teacher file of one's own adds to the run's identity: the first 12 hex digits of its sha256; "" for the published file.
+
+    raises: InputError if the file is not there, or the teacher takes none
+    """
+    if not weights:
+        return ""
+    if teacher not in PUBLISHED_WEIGHTS:
+        raise InputError(f"weights={weights!r}: teacher {teacher!r} takes no file; its weights come with a package")
+    path = resolve(weights)
+    if not path.is_file():
+        raise InputError(f"weights={weights!r}: no such file; give torchvision's, or one of your own with its names")
+    sha256 = _sha256(path, path.stat().st_mtime_ns)
+    return "" if sha256.startswith(PUBLISHED_WEIGHTS[teacher]) else sha256[:12]
+
+
+@cache
+def _sha256(path: Path, written: int) -> str:
+    """Of a file as it was `written`: a plan asks for it once per run."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdlib.config import DATASET_DEFAULTS, MVTEC_COUNTS, Config
+from rdlib.config import DATASET_DEFAULTS, MVTEC_COUNTS, PUBLISHED_WEIGHTS
 from rdlib.errors import InputError
+from rdlib.paths import at_home
+from rdlib.run.parameters import from_notebook
 
 Parameters = dict[str, Any]
 PROFILES = ("demo", "cpu", "paper")
@@ -240,51 +242,65 @@ def runs(profile: str, data: str = "") -> dict[str, Parameters]:
 
 
 def identity(parameters: Parameters) -> str:
-    """The run id of a run's parameters."""
-    return Config.create(**{k: v for k, v in parameters.items() if k in Config.__dataclass_fields__}).run_id
+    """The run id of a run's parameters, read as 02_run reads them."""
+    return from_notebook(parameters)[0].run_id
 
 
 def find_data(data: str) -> dict[str, str]:
-    """MVTec category or novelty data set -> the `data_root` that holds it.
+    """MVTec category or novelty data set -> the `data_root` that holds it: the first of DATA that does, then Debian's.
 
-    data: folders separated by os.pathsep; each may hold the categories, or `mvtec`, `mnist`, `fashion_mnist`,
-        `cifar10` (also torchvision's own folder names). Debian's dataset packages are looked at too.
+    data: folders separated by os.pathsep, see `contributions`
     raises: InputError naming a folder that does not exist
     """
-    folders = [Path(p).expanduser() for p in data.split(os.pathsep) if p]
+    return {name: root for there in reversed(contributions(data).values()) for name, root in there.items()}
+
+
+def contributions(data: str) -> dict[str, dict[str, str]]:
+    """What each folder holds: folder -> {MVTec category or novelty data set: its `data_root`}, and last Debian's dataset packages.
+
+    data: folders separated by os.pathsep; each may hold the categories, or `mvtec`, `mnist`, `fashion_mnist`,
+        `cifar10` (also torchvision's own folder names), or be one of these itself.
+    raises: InputError naming a folder that does not exist
+    """
+    folders = [p for p in data.split(os.pathsep) if p]
     for folder in folders:
-        if not folder.is_dir():
+        if not at_home(folder).is_dir():
             raise InputError(f"DATA={folder}: no such folder; give folders that are there, separated by {os.pathsep!r}")
-    found = {}
-    for folder in folders:
-        for root in (folder, folder / "mvtec", folder / "mvtec_anomaly_detection"):
-            found |= {c: str(root) for c in MVTEC_COUNTS if (root / c / "train" / "good").is_dir()}
-    debian = Path("/usr/share/datasets")
+    return {folder: _held_by(at_home(folder)) for folder in (*folders, DEBIAN)}
+
+
+def _held_by(folder: Path) -> dict[str, str]:
+    whole = folder.absolute()
+    roots = [folder / "mvtec_anomaly_detection", folder / "mvtec", folder]
+    found = {c: str(root) for root in roots for c in MVTEC_COUNTS if (root / c / "train/good").is_dir()}
+    if whole.name in MVTEC_COUNTS and (folder / "train/good").is_dir():  # a category itself: this one, not its neighbours
+        found[whole.name] = str(whole.parent)
     for name, (subfolders, needed) in _NOVELTY_FILES.items():
-        places = [f / s for f in [*folders, debian] for s in subfolders]
-        hit = next((p for p in places if any((p / n).exists() or (p / f"{n}.gz").exists() for n in needed)), None)
-        if hit is not None:
-            found[name] = str(hit)
+        itself = [folder for s in subfolders if f"{whole}".endswith(f"/{s}")]
+        for place in [*itself, *(folder / s for s in reversed(subfolders))]:
+            if any((place / f"{n}{packed}").exists() for n in needed for packed in ("", ".gz")):
+                found[name] = str(place)
     return found
 
 
+DEBIAN = "/usr/share/datasets"
 _IDX = ("train-images-idx3-ubyte",)
 _NOVELTY_FILES = {
     "mnist": (("mnist", "MNIST/raw"), _IDX),
     "fashion_mnist": (("fashion_mnist", "fashion-mnist", "FashionMNIST/raw"), _IDX),
     "cifar10": (("cifar10", "."), ("cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1")),
 }
-_WEIGHTS = {"resnet18": "resnet18-f37072fd.pth", "resnet50": "resnet50-0676ba61.pth", "wide_resnet50_2": "wide_resnet50_2-95faca4d.pth"}
 
 
 def missing(profile: str, data: str = "") -> list[str]:
-    """What a profile needs and is not here: data sets and teacher weights, one line each with the mend."""
+    """What a profile needs and is not here: data sets and teacher weights, and folders that hold none; a line each with the remedy."""
     if not tables(profile, data) or profile == "demo":  # `tables` refuses an unknown profile
         return []
+    lines = [f"{line}; give the folder that holds bottle/train/good, mnist, ..., or leave it out" for line in data_lines(profile, data) if NOTHING in line]
     found = find_data(data)
     if profile == "cpu":
-        return [] if found else ["DATA: neither an MVTec category nor a novelty data set found; give DATA=FOLDER"]
-    lines = [
+        return lines or ([] if found else ["DATA: neither an MVTec category nor a novelty data set found; give DATA=FOLDER"])
+    lines += [
         f"MVTec AD category {c}: no folder {c}/train/good under DATA (request the archive at mvtec.com)"
         for c in MVTEC_COUNTS
         if c not in found
@@ -298,14 +314,26 @@ def missing(profile: str, data: str = "") -> list[str]:
     return lines + [
         f"weights of {name}: {hub / file} is not there; fetch it with "
         f"python -c \"import torchvision.models as m; m.{name}(weights='IMAGENET1K_V1')\""
-        for name, file in _WEIGHTS.items()
+        for name, file in ((name, f"{name}-{sha256}.pth") for name, sha256 in PUBLISHED_WEIGHTS.items())
         if not (hub / file).is_file()
     ]
 
 
+NOTHING = "no data set is there"
+
+
+def data_lines(profile: str, data: str) -> list[str]:
+    """What each folder of DATA contributes, a line each; Debian's only if it holds something."""
+    if profile == "demo":
+        return [f"DATA={data}: not used, the demo brings its own"] * bool(data)
+    there = contributions(data).items()
+    lines = {f"DATA={folder}" if folder != DEBIAN else f"Debian's packages in {folder}": found for folder, found in there}
+    return [f"{place}: {', '.join(found) or NOTHING}" for place, found in lines.items() if found or place.startswith("DATA=")]
+
+
 def plan_text(profile: str, data: str = "") -> str:
-    """The complete plan in words: runs per table (shared ones counted in each), data set, teacher and resolution."""
-    lines = [f"Profile {profile}: {len(runs(profile, data))} different runs."]
+    """The complete plan as text: runs per table (shared ones counted in each), data set, teacher and resolution."""
+    lines = [f"Profile {profile}: {len(runs(profile, data))} different runs.", *data_lines(profile, data)]
     for table, needed in tables(profile, data).items():
         distinct = {identity(p): p for p in needed}.values()
         lines.append(f"{table}: {len(distinct)} runs")

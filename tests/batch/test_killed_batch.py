@@ -23,7 +23,7 @@ from rdlib.batch import failure
 from rdlib.config import Config
 from rdlib.errors import InputError
 from rdlib.report import report, tables
-from rdlib.run import files, plan, record
+from rdlib.run import files, plan, record, session
 from rdlib.run.checkpoint import Checkpoint
 
 KILLS = 6
@@ -124,7 +124,7 @@ def test_what_a_killed_process_left_half_written_goes_with_the_next_start(tmp_pa
     killed = subprocess.run([sys.executable, "-c", code])
     assert killed.returncode == -signal.SIGKILL and len(list(folder.glob(".*.tmp"))) == 1, "killed while writing"
     assert record.read_runs(tmp_path) == [] and not (folder / "result.json").exists()
-    record.claim(tmp_path, cfg).release()
+    session.claim(tmp_path, cfg).release()
     assert list(folder.iterdir()) == []
 
 
@@ -137,12 +137,14 @@ def test_a_second_batch_on_the_same_results_is_refused_and_a_dead_ones_lock_is_n
     first = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True)
     assert first.stdout.readline() == "held\n"
     assert start(root).wait(PATIENCE) != 0
-    assert "another batch is running on results/demo; wait for it or stop it" in (root / "log.txt").read_text()
+    log = (root / "log.txt").read_text()
+    assert "another batch is running on results/demo; wait for it or stop it" in log and "Traceback" not in log
     first.kill()
     first.wait()
     first.stdout.close()
-    third = start(root, ["no_such_file"])  # gets past the lock, then has nothing to make
-    assert third.wait(PATIENCE) != 0 and "MissingRuleException" in (root / "log.txt").read_text()
+    files.write_atomically(root / TARGETS[0], json.dumps(made_up_runs.run()))  # the third gets past the lock, and has nothing to do
+    third = start(root, TARGETS[:1])
+    assert third.wait(PATIENCE) == 0 and "Nothing to be done" in (root / "log.txt").read_text()
 
 
 def test_one_bad_run_stops_no_other_and_a_table_says_failed(tmp_path, monkeypatch):
@@ -265,18 +267,19 @@ def place(root, made):
 
 
 def test_what_only_looks_changes_nothing(tmp_path):
-    """Failed rows stay, no lock is taken, and no batch is said to have begun."""
+    """Failed rows stay, and no lock is taken."""
     root = project(tmp_path / "project")
     path = place(root, made_up_runs.failed(dataset="demo", category="brick", epochs=15))
     for words in (["-np"], ["--summary"], ["--dag", "dot"], ["--lint"]):
         start(root, [], [*words, "--cores", "1"]).wait(PATIENCE)
         assert path.exists() and not list((root / "results/demo").glob(".batch*")), words
-    assert start(root, ["no_such_file"]).wait(PATIENCE) != 0 and not path.exists(), "a batch does forget it"
+    files.write_atomically(root / TARGETS[0], json.dumps(made_up_runs.run()))
+    assert start(root, TARGETS[:1]).wait(PATIENCE) == 0 and not path.exists(), "a batch does forget it"
 
 
 def test_a_finished_result_marked_incomplete_is_neither_removed_nor_made_again(tmp_path):
     """As after a kill of Snakemake whose orphaned kernel finished: Snakemake's own way is to remove the file and train anew."""
-    root = project(tmp_path / "project")
+    root = project(tmp_path / "my project")
     target = TARGETS[0]
     first = start(root, [target])
     assert first.wait(PATIENCE) == 0
@@ -287,5 +290,4 @@ def test_a_finished_result_marked_incomplete_is_neither_removed_nor_made_again(t
     assert ((root / target).stat().st_ino, (root / target).read_bytes()) == before
     log = (root / "log.txt").read_text()
     assert log.count("rule run:") == 2, "it was looked at"
-    assert "1 of" in log and "runs done" in log, "progress is told in the terminal"
-    assert "Select jobs" not in log and "Execute" not in log, "and not buried"
+    assert "1 of 1 steps (100%) done" in log, "progress is told in the terminal"

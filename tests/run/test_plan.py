@@ -12,7 +12,6 @@ from rdlib.errors import InputError
 from rdlib.run import plan
 from rdlib.run.parameters import from_notebook
 
-DEBIAN = "/usr/share/datasets"
 IDX = "train-images-idx3-ubyte"
 WEIGHTS = ("resnet18-f37072fd.pth", "resnet50-0676ba61.pth", "wide_resnet50_2-95faca4d.pth")
 
@@ -20,7 +19,7 @@ WEIGHTS = ("resnet18-f37072fd.pth", "resnet50-0676ba61.pth", "wide_resnet50_2-95
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     """A machine without data sets and weights of its own. Returns the folder in place of Debian's."""
-    monkeypatch.setattr(plan, "Path", lambda p: tmp_path / "debian" if str(p) == DEBIAN else Path(p))
+    monkeypatch.setattr(plan, "DEBIAN", str(tmp_path / "debian"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path / "debian"
 
@@ -255,6 +254,27 @@ def test_own_folders_go_before_debians(elsewhere, tmp_path):
     assert plan.find_data(str(tmp_path / "data")) == {"fashion_mnist": str(tmp_path / "data" / "fashion_mnist")}
 
 
+ITSELF = [(name, file, root) for name, file, root in LAYOUTS if root != "."]
+
+
+@pytest.mark.parametrize("name, file, root", ITSELF)
+def test_a_folder_may_be_the_novelty_set_itself(tmp_path, name, file, root):
+    touch(tmp_path / file)
+    assert plan.find_data(str(tmp_path / root)) == {name: str(tmp_path / root)}
+
+
+@pytest.mark.parametrize("written", ["bottle", "bottle/", "./bottle", "."])
+def test_a_category_itself_is_taken_without_its_neighbours(tmp_path, monkeypatch, written):
+    categories(tmp_path, ["bottle", "cable"])
+    monkeypatch.chdir(tmp_path / "bottle" if written == "." else tmp_path)
+    assert plan.find_data(written) == {"bottle": str(tmp_path)}
+
+
+def test_of_two_folders_the_first_counts(tmp_path):
+    one, two = categories(tmp_path / "one", ["wood"]), categories(tmp_path / "two", ["wood", "tile"])
+    assert plan.find_data(f"{one}{os.pathsep}{two}") == {"wood": one, "tile": two}
+
+
 def test_several_folders_are_searched(tmp_path):
     data = [categories(tmp_path / "a", ["wood"]), categories(tmp_path / "b", ["tile"])]
     touch(tmp_path / "b" / "mnist" / IDX)
@@ -269,7 +289,28 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 
 def test_nothing_given_is_nothing_found():
-    assert plan.find_data("") == {}
+    assert plan.find_data("") == {} and plan.data_lines("cpu", "") == []
+
+
+def test_what_each_folder_contributes_is_said(tmp_path, elsewhere):
+    data = categories(tmp_path / "data", ["wood", "bottle"])
+    (tmp_path / "empty").mkdir()
+    touch(elsewhere / "fashion-mnist" / f"{IDX}.gz")
+    lines = plan.data_lines("cpu", f"{data}{os.pathsep}{tmp_path / 'empty'}")
+    assert lines == [f"DATA={data}: wood, bottle", f"DATA={tmp_path / 'empty'}: {plan.NOTHING}", f"Debian's packages in {elsewhere}: fashion_mnist"]
+    assert plan.plan_text("cpu", data).splitlines()[1:3] == [lines[0], lines[2]]
+    assert plan.data_lines("demo", data) == [f"DATA={data}: not used, the demo brings its own"] and plan.data_lines("demo", "") == []
+
+
+@pytest.mark.parametrize("profile", ["cpu", "paper"])
+@pytest.mark.parametrize("folder", ["empty", "data/wood/train"])
+def test_a_folder_that_contributes_nothing_is_missing_something(tmp_path, elsewhere, profile, folder):
+    """Although Debian's Fashion-MNIST is there, and cpu would have something to do."""
+    categories(tmp_path / "data", ["wood"])
+    (tmp_path / "empty").mkdir()
+    touch(elsewhere / "fashion-mnist" / f"{IDX}.gz")
+    assert plan.missing(profile, str(tmp_path / folder))[0].startswith(f"DATA={tmp_path / folder}: {plan.NOTHING}; give the folder")
+    assert plan.missing("cpu", str(tmp_path / "data")) == [] == plan.missing("cpu", "")
 
 
 # --- What is missing ----------------------------------------------------------------------------------------------
@@ -280,7 +321,7 @@ def test_the_demo_needs_nothing():
 
 
 def test_every_missing_thing_has_a_line(tmp_path):
-    lines = plan.missing("paper", str(tmp_path))
+    lines = plan.missing("paper")
     assert len(lines) == 15 + 3 + 3
     for name in (*MVTEC_COUNTS, *plan.NOVELTY, *WEIGHTS):
         assert sum(name in line for line in lines) >= 1, name
@@ -304,7 +345,7 @@ def test_the_cpu_profile_needs_any_data_at_all(tmp_path):
     assert plan.missing("cpu", categories(tmp_path / "data", ["pill"])) == []
 
 
-def test_the_plan_in_words_is_complete(profile, everything):
+def test_the_text_of_the_plan_is_complete(profile, everything):
     text, planned = plan.plan_text(profile, everything), plan.runs(profile, everything)
     assert text.startswith(f"Profile {profile}: {len(planned)} different runs.")
     for parameters in planned.values():
@@ -316,7 +357,7 @@ def test_the_plan_in_words_is_complete(profile, everything):
 def test_the_counts_of_the_plan_add_up(everything):
     """Of each table: the lines below its heading have as many runs as the heading."""
     found = []
-    for line in plan.plan_text("paper", everything).splitlines()[1:]:
+    for line in plan.plan_text("paper", everything).splitlines()[2:]:
         if line.startswith(" "):
             found[-1][1] += int(line.split()[0])
         else:

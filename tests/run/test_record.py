@@ -1,8 +1,6 @@
 """Run files: complete, valid, whole or absent, and read back without torch."""
 
 import copy
-import dataclasses
-import hashlib
 import json
 import os
 import subprocess
@@ -11,32 +9,37 @@ import sys
 import fastjsonschema
 import made_up_runs
 import numpy as np
-import pandas as pd
 import pytest
-from helpers import REPO, config, made_up_scores
+from helpers import REPO, config, image_set, made_up_scores
+from torch import nn
 
 from rdlib import evaluate, metrics
+from rdlib.data import Data
 from rdlib.errors import InputError
 from rdlib.report import figures, plots
 from rdlib.run import record
+from rdlib.run.parameters import Where
+from rdlib.run.session import Run
 
 CFG = config(image_score="sum")
 SAME = {"teacher_sha256": "abc", "data_manifest": "def"}
 HARDWARE = {"device": "cpu", "gpu": "", "threads": 1}
 
 
-def write(out_dir, cfg=CFG, **changed):
+def begun(out_dir, cfg=CFG, **where):
+    """A run of made-up data, as far as 02_run has it before training."""
+    run = Run(cfg, Where(**{"out_dir": str(out_dir), "cache_dir": "", "save_maps": False, "device": "cpu"} | where))
+    run.begin(Data(image_set(4), image_set(6, 16, masks=True), "def", {}), nn.Linear(4, 2), "abc")
+    return run
+
+
+def write(out_dir, cfg=CFG, scores=None, losses=(0.5, 0.25), **where):
     """A run file of made-up scores."""
-    parts = {
-        "scores": made_up_scores(),
-        "losses": [0.5, 0.25],
-        "history": [{"epoch": 1, "metrics": {"image_auroc": 0.5, "image_ap": 0.5}}],
-        "data": {"train_images": 4, "test_images": 6, "test_anomalous": 3},
-        "model": {"trainable_parameters": 10},
-        "timing": {"load_s": 0.1234567, "fit_s": 1.0, "score_s": 0.2},
-        "provenance": record.provenance(cfg, hardware=HARDWARE, **SAME, shared={}),
-    }
-    return record.write_run(out_dir, cfg, **parts | changed)
+    run, scores = begun(out_dir, cfg, **where), scores or made_up_scores()
+    run.timing |= {"load_s": 0.1234567, "fit_s": 1.0, "score_s": 0.2}
+    run.history.append({"epoch": 1, "metrics": {"image_auroc": 0.5, "image_ap": 0.5}})
+    run.write(scores, list(losses), evaluate.evaluate(scores, cfg))
+    return run.done
 
 
 def files(folder):
@@ -136,38 +139,6 @@ def test_the_thin_pro_curve_has_the_area_of_the_whole_one(tmp_path):
     assert "pro_curve" not in write(tmp_path / "no_masks", scores=made_up_scores(masks=False))
 
 
-def test_the_pro_curve_is_read_off_the_whole_one():
-    scores = made_up_scores()
-    found = evaluate.evaluate_run(scores, CFG).pro_curve
-    fpr, pro = metrics.pro_curve(masks=scores.masks, maps=scores.maps(CFG.scales))
-    assert found["pro"] == pytest.approx(np.interp(np.linspace(0, 0.3, 61), fpr, pro), abs=1e-5)
-
-
-def test_one_evaluation_is_that_of_each_scale_set_by_itself(monkeypatch):
-    """But finds the regions once, and orders the scores once per scale set."""
-    scores, cfg = made_up_scores(), config(image_score="sum", scales=(3,))
-    alone = {ks: evaluate.evaluate(scores, cfg, scales=ks) for ks in evaluate.SCALE_SETS}
-    calls = []
-    for name in ("region_sizes", "_pieces"):
-        function = getattr(metrics, name)
-        monkeypatch.setattr(metrics, name, lambda *a, _name=name, _function=function: calls.append(_name) or _function(*a))
-    found = evaluate.evaluate_run(scores, cfg)
-    assert sorted(calls) == ["_pieces"] * 5 + ["region_sizes"]
-    assert found.metrics == alone[(3,)]
-    assert list(found.by_scales.values()) == list(alone.values()) and len({v["au_pro"] for v in alone.values()}) == 5
-
-
-def test_a_methods_own_image_scores_count_for_every_scale_set():
-    scores = dataclasses.replace(made_up_scores(), image_scores=np.arange(6.0))
-    found = evaluate.evaluate_run(scores, CFG)
-    assert found.per_image is scores.image_scores
-    expected = metrics.image_auroc(labels=scores.labels, scores=scores.image_scores)
-    assert {v["image_auroc"] for v in (found.metrics, *found.by_scales.values())} == {expected}
-    assert found.by_image_score["max"]["image_auroc"] == metrics.image_auroc(
-        labels=scores.labels, scores=scores.maps((1, 2, 3)).max((1, 2))
-    )
-
-
 def made_from(result, **provenance):
     return result | {"provenance": result["provenance"] | provenance}
 
@@ -216,9 +187,9 @@ def test_runs_are_read_in_the_order_of_their_ids(tmp_path):
 
 def test_nothing_temporary_is_left(tmp_path):
     write(tmp_path)
-    assert files(tmp_path) == ["result.json"]
-    write(tmp_path, pictures=np.zeros((6, 3, 16, 16), np.uint8))
-    assert files(tmp_path) == ["maps.npz", "result.json"]
+    assert files(tmp_path / "runs") == ["result.json"]
+    write(tmp_path, save_maps=True, overwrite=True)
+    assert files(tmp_path / "runs") == ["maps.npz", "result.json"]
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
@@ -228,7 +199,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="cannot be written .No space left on device.; make room"):
         write(tmp_path)
-    assert files(tmp_path) == []
+    assert files(tmp_path / "runs") == []
 
 
 def test_a_failed_second_write_keeps_the_first(tmp_path, monkeypatch):
@@ -239,13 +210,13 @@ def test_a_failed_second_write_keeps_the_first(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="cannot be written .No space left on device.; make room"):
-        write(tmp_path, losses=[9.0])
+        write(tmp_path, losses=[9.0], overwrite=True)
     assert record.read_runs(tmp_path) == [first]
 
 
 def test_a_result_that_does_not_fit_the_schema_is_not_written(tmp_path):
     with pytest.raises(fastjsonschema.JsonSchemaValueException, match="provenance"):
-        write(tmp_path, provenance={})
+        record.write(tmp_path, made_up_runs.run() | {"provenance": {}})
     assert files(tmp_path) == []
 
 
@@ -336,29 +307,6 @@ def test_a_failure_is_a_row_but_no_result(tmp_path):
         record.write_failure(path, CFG, status="finished", reason="", attempts=1)
 
 
-def test_a_second_process_waits_for_the_first(tmp_path):
-    claim = record.claim(tmp_path, CFG)
-    assert record.claim(tmp_path, CFG) is claim  # the same notebook run again in its kernel
-    code = "from pathlib import Path; from filelock import FileLock; import sys; FileLock(sys.argv[1], timeout=0).acquire()"
-    other = subprocess.run([sys.executable, "-c", code, claim.lock_file], capture_output=True, text=True)
-    assert other.returncode == 1 and "Timeout" in other.stderr
-
-
-def test_a_results_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file: cannot be written \(Not a directory\); give another out_dir"):
-        record.claim(tmp_path / "file", CFG)
-
-
-def test_claiming_removes_what_a_kill_left_half_written(tmp_path):
-    folder = tmp_path / "runs" / CFG.run_id
-    folder.mkdir(parents=True)
-    (folder / ".result.json.tmp").write_text("{")
-    (folder / "checkpoint.pt").write_bytes(b"")
-    record.claim(tmp_path, CFG)
-    assert files(folder) == ["checkpoint.pt"]
-
-
 def test_finished_refuses_another_configuration_of_the_same_id(tmp_path):
     result = write(tmp_path)
     path = tmp_path / "runs" / CFG.run_id / "result.json"
@@ -402,28 +350,6 @@ def test_equal_figures_are_equal_files(tmp_path, suffix):
     assert one == two != three
 
 
-# --- Provenance ---------------------------------------------------------------------------------------------------
-
-
-def test_provenance_traces_a_number():
-    found = record.provenance(CFG, hardware=HARDWARE, **SAME, shared={})
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True, check=True).stdout.strip()
-    assert found["git_revision"] == head and isinstance(found["git_dirty"], bool)
-    assert found["lock_sha256"] == hashlib.sha256((REPO / "requirements.txt").read_bytes()).hexdigest()
-    assert found["packages"]["numpy"] == np.__version__ and found["packages"]["pandas"] == pd.__version__
-    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert (found["seed"], found["torch_seed"], found["teacher_sha256"], found["data_manifest"]) == (CFG.seed, CFG.torch_seed, "abc", "def")
-    assert found | HARDWARE == found and found["cpu"] and found["os"] and found["finished_at"].endswith("+00:00")
-
-
-# --- Tables of runs -----------------------------------------------------------------------------------------------
-
-
-def test_metrics_table_is_in_per_cent():
-    table = record.metrics_table({"metrics": {"image_auroc": 0.98765, "image_ap": None}})
-    assert table["%"].to_dict() == {"image_auroc": "98.77", "image_ap": "undefined"}
-
-
 def test_telling_images_are_misses_finds_and_false_alarms():
     labels, scores = [1, 0, 1, 0, 1, 0, 1], [0.9, 0.1, 0.2, 0.8, 0.5, 0.3, 0.7]
     images = [{"path": str(i), "label": y, "score": s} for i, (y, s) in enumerate(zip(labels, scores))]
@@ -434,7 +360,7 @@ def test_telling_images_are_misses_finds_and_false_alarms():
 
 
 def test_reading_results_does_not_load_torch():
-    modules = ("config", "metrics", "evaluate", "run.record", "run.plan", "report.tables", "report.figures", "report.page", "batch.compare")
+    modules = ("config", "metrics", "evaluate", "run.record", "run.plan", "run.provenance", "run.progress", "report.tables", "report.figures", "report.page", "batch.compare")
     code = (
         "import sys, importlib\nfor m in sys.argv[1:]:\n    importlib.import_module(f'rdlib.{m}')\n    assert 'torch' not in sys.modules, m"
     )

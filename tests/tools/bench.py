@@ -37,7 +37,7 @@ from rdlib import data, demo, evaluate, features, fit, metrics, model, score
 from rdlib.config import Config
 from rdlib.distance import flat_loss
 from rdlib.paths import project_root
-from rdlib.run import files, record
+from rdlib.run import files, provenance
 from rdlib.run.cache import Store
 
 Timed = dict[str, Callable[[], Any]]
@@ -438,8 +438,8 @@ def main() -> None:
         trained = training(root, enlarged(root, category, Path(folder)), category, args.rounds)
     found = {
         "data": f"{'demo' if not args.data else 'mvtec'}/{category}",
-        "machine": {"cpu": record._cpu_name(), **fit.describe_hardware(torch.device("cpu")), "torch": torch.__version__},
-        "git_revision": record._git(project_root(), "rev-parse", "HEAD"),
+        "machine": {"cpu": provenance.cpu_name(), **fit.describe_hardware(torch.device("cpu")), "torch": torch.__version__},
+        "git_revision": provenance.revision(project_root())["git_revision"],
         "metrics": metrics_cost(args.rounds),
         "growth": growth(root, category, args.rounds),
         "training": trained,
