@@ -165,8 +165,13 @@ def test_what_systems_leave_in_folders_is_passed_over(folder, tmp_path, source):
 
 
 def test_nothing_but_the_contents_is_taken_from_an_archive(folder, tmp_path):
+    def claim(member):
+        member.mode, member.uid = 0o6777, 12345
+        return member
+
     with tarfile.open(tmp_path / "a.tar", "w") as packed:
-        packed.add(folder, "", filter=lambda m: m.replace(mode=0o6777, uid=12345))
+        for name in ("bottle", "cable"):
+            packed.add(folder / name, name, filter=claim)
     acquire.acquire(str(tmp_path / "a.tar"), tmp_path / "mvtec")
     found = [p.stat() for p in (tmp_path / "mvtec").rglob("*")]
     assert not any(s.st_mode & 0o6002 for s in found) and 12345 not in {s.st_uid for s in found}

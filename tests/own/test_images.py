@@ -151,8 +151,8 @@ FAULTS = {
         ["00.png: cannot be decoded"],
     ),
     "text called jpg": (lambda d: broken(d / "bad" / "x.jpg", b"hello"), ["x.jpg: cannot be decoded"]),
-    "not an image": (lambda d: broken(d / "good" / "notes.txt", b"hello"), ["notes.txt: not an image", "move it away"]),
-    "two suffixes": (lambda d: save(picture(seed=9), d / "good" / "00.bmp"), ["00.bmp: another image has this name", "00.png: another"]),
+    "not an image": (lambda d: broken(d / "good" / "0.gif", b"GIF89a"), ["0.gif: unexpected file", "move it away"]),
+    "two suffixes": (lambda d: save(picture(seed=9), d / "good" / "00.bmp"), ["00.bmp: another image has the same name", "00.png: another"]),
     "good and bad": (
         lambda d: save(picture((40, 28), seed=3), d / "bad" / "hole" / "00.bmp") and (d / "bad" / "hole" / "00.png").unlink(),
         ["hole/00.bmp: the same picture as", "good/03.png; remove one of them"],
