@@ -152,7 +152,7 @@ FAULTS = {
     ),
     "text called jpg": (lambda d: broken(d / "bad" / "x.jpg", b"hello"), ["x.jpg: cannot be decoded"]),
     "not an image": (lambda d: broken(d / "good" / "0.gif", b"GIF89a"), ["0.gif: unexpected file", "move it away"]),
-    "two suffixes": (lambda d: save(picture(seed=9), d / "good" / "00.bmp"), ["00.bmp: another image has the same name", "00.png: another"]),
+    "two suffixes": (lambda d: save(picture(seed=9), d / "good" / "00.bmp"), ["00.bmp: another image has the same", "00.png: another"]),
     "good and bad": (
         lambda d: save(picture((40, 28), seed=3), d / "bad" / "hole" / "00.bmp") and (d / "bad" / "hole" / "00.png").unlink(),
         ["hole/00.bmp: the same picture as", "good/03.png; remove one of them"],
