@@ -4,12 +4,14 @@ Renew the page with `RENEW=1 pytest tests/test_bad_inputs.py`.
 """
 
 import functools
+import hashlib
 import io
 import json
 import os
 import pickle
 import shutil
 import stat
+import struct
 import sys
 import tarfile
 import zipfile
@@ -25,6 +27,7 @@ from filelock import FileLock
 from helpers import REPO, TinyTeacher, config, mask, mvtec_folder, picture, save
 from made_up_runs import run
 from own_folders import folders, own_settings
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -32,6 +35,7 @@ from rdlib import baselines, data, fit, model
 from rdlib.batch import acquire, reference
 from rdlib.config import MVTEC_COUNTS, Config
 from rdlib.errors import InputError
+from rdlib.novelty import IDX_FILES
 from rdlib.own import detector, images, onnx
 from rdlib.report import audit
 from rdlib.report.report import Report
@@ -94,6 +98,14 @@ def oversize(path):
     header[16:24] = (60_000).to_bytes(4, "big") * 2
     header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
     path.write_bytes(header)
+
+
+def signed_tiff(path):
+    """The smallest file of its kind: 2 x 2 pixels, written by hand since Pillow writes none."""
+    tags = {256: 2, 257: 2, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: 2, 279: 8, 339: 2}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = struct.pack("<2sHI4h", b"II", 42, 16, -5, 0, 1000, 32000)
+    path.write_bytes(head + struct.pack("<H", len(tags)) + entries + bytes(4))
 
 
 def keep_one(folder):
@@ -180,11 +192,36 @@ folder_case(
     lambda f: save(mask(), f / "ground_truth/good/000_mask.png"),
     "ground_truth/good: masks of no defect",
 )
-folder_case("text among the images", "extra", lambda f: (f / "train/good/notes.txt").touch(), "notes.txt: unexpected file (images are .png")
+folder_case(
+    "no test images", "missing", lambda f: [p.unlink() for p in f.glob("*/*/*") if "train" not in p.parts], "test: no images; expected"
+)
+folder_case("GIF among the images", "extra", lambda f: (f / "train/good/000.gif").touch(), "000.gif: unexpected file (images are .png")
+folder_case(
+    "folder of images among the images",
+    "extra",
+    lambda f: save(picture(), f / "train/good/more/000.png"),
+    "good/more: unexpected folder (images are",
+)
+folder_case(
+    "pixels of signed 16 bits",
+    "wrong type",
+    lambda f: signed_tiff(f / "train/good/004.tif"),
+    "004.tif: cannot be decoded (pixels are signed 16-bit integers, and nothing says which is white; save",
+)
+folder_case(
+    "pixels of floating-point numbers",
+    "wrong type",
+    lambda f: save(Image.new("F", (40, 32), 0.5), f / "train/good/004.tif"),
+    "004.tif: cannot be decoded (pixels are 32-bit floating-point numbers",
+)
 folder_case("image beside the defects' folders", "extra", lambda f: save(picture(), f / "test/000.png"), "test/000.png: unexpected file")
 folder_case("image at the top of a category", "extra", lambda f: save(picture(), f / "000.png"), "made_up/000.png: unexpected file")
-folder_case("anomalous images to train on", "extra", lambda f: (f / "train/bad").mkdir(), "train/bad: unexpected folder in train")
-folder_case("unexpected folder in a category", "extra", lambda f: (f / "test (copy)").mkdir(), "test (copy): unexpected folder")
+folder_case(
+    "anomalous images to train on", "extra", lambda f: save(picture(), f / "train/bad/0.png"), "train/bad: unexpected folder in train"
+)
+folder_case(
+    "unexpected folder in a category", "extra", lambda f: save(picture(), f / "test (copy)/good/0.png"), "test (copy): unexpected folder"
+)
 folder_case(
     "one image in two formats",
     "extra",
@@ -214,32 +251,32 @@ def _(tmp):
     novelty("mnist", tmp)
 
 
-@case("truncated gzip file of MNIST", "corrupt", "train-images-idx3-ubyte.gz: md5 is ", "fetch the original again")
+@case("truncated gzip file of MNIST", "corrupt", "train-images-idx3-ubyte.gz: cannot be read", "put the original there")
 def _(tmp):
     mnist_names(tmp, ".gz")
     (tmp / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b\x08 cut short")
     novelty("mnist", tmp)
 
 
-@case("web page saved as a file of MNIST", "corrupt", "train-images-idx3-ubyte: is not the original file of 60000 images")
+@case("web page saved as a file of MNIST", "corrupt", "train-images-idx3-ubyte: 26 bytes with md5 ", "damaged, or another file")
 def _(tmp):
     mnist_names(tmp)
     (tmp / "train-images-idx3-ubyte").write_text("<html>please log in</html>")
     novelty("mnist", tmp)
 
 
-@case("test labels of MNIST in place of training labels", "wrong value", "train-labels-idx1-ubyte: is not the original file of 3 labels")
+@case("test labels of MNIST in place of training labels", "wrong value", "train-labels-idx1-ubyte: 18 bytes", "it is t10k-labels")
 def _(tmp):
-    mnist_names(tmp)
-    for name, shape in (("train-images-idx3", (3, 28, 28)), ("train-labels-idx1", (2,))):
-        header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
-        (tmp / f"{name}-ubyte").write_bytes(header + bytes(int(np.prod(shape))))
+    contents = [bytes([i]) * (18 if i % 2 else 16 + 784) for i in range(4)]
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in zip(IDX_FILES["mnist"], contents)}
+    for name, content in zip(sums, [contents[i] for i in (0, 3, 2, 3)]):
+        (tmp / name).write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:  # small files, the same words
-        patch.setattr(data, "MNIST_COUNTS", (3, 2))
+        patch.setitem(IDX_FILES, "mnist", sums)
         novelty("mnist", tmp)
 
 
-@case("archive of CIFAR-10 that would write elsewhere", "hostile", "cifar-10-python.tar.gz: member '../../evil' would leave its folder")
+@case("archive of CIFAR-10 that would write elsewhere", "hostile", "cifar-10-python.tar.gz: cannot be unpacked", "replace the file")
 def _(tmp):
     tar_with(tmp / "cifar-10-python.tar.gz", tarfile.TarInfo("../../evil"))
     novelty("cifar10", tmp)
