@@ -299,7 +299,22 @@ def parameters(what, kind, given, *words):
 
 parameters("misspelt parameter", "extra", {"epoch": 1}, "unknown parameter 'epoch' (did you mean 'epochs'?)")
 parameters("word for a number", "wrong type", {"epochs": "ten"}, "epochs='ten': expected int, got str")
-parameters("number for a word", "wrong type", {"teacher": 18}, "teacher=18: expected str")
+parameters("number for a word", "wrong type", {"teacher": 18}, "teacher=18: is a number", "papermill -r teacher TEXT instead of -p")
+parameters(
+    "`-p category 2024_01`, which papermill turns into 202401",
+    "wrong type",
+    {"category": 202401},
+    "(2024_01 becomes 202401)",
+    "-r category",
+)
+parameters("list for a word", "wrong type", {"category": ["bottle"]}, "category=['bottle']: expected str, got list")
+parameters(
+    "weights file for a teacher that has its own",
+    "extra",
+    {"teacher": "efficientnet_lite0", "weights": "own.pth"},
+    "weights='own.pth': teacher 'efficientnet_lite0' takes no file",
+)
+parameters("weights file that is not there", "missing", {"weights": "results/nowhere.pth"}, "weights='results/nowhere.pth': no such file")
 parameters("word for yes or no", "wrong type", {"conv1x1": "yes"}, "conv1x1='yes': expected bool")
 parameters("unknown data set", "wrong value", {"dataset": "imagenet"}, "dataset='imagenet': must be one of demo, mvtec")
 parameters("no category", "missing", {"category": ""}, "category='': dataset 'mvtec' needs one, for example 'bottle'")
@@ -352,6 +367,17 @@ def _(tmp):
 @case("`DATA` that is not there", "missing", "nowhere: no such folder")
 def _(tmp):
     plan.find_data(str(tmp / "nowhere"))
+
+
+@case("`DATA` of somebody unknown", "missing", "~nobody_of_this_name/x: no home folder of ~nobody_of_this_name is known here")
+def _(tmp):
+    plan.find_data("~nobody_of_this_name/x")
+
+
+@case("`DATA` that holds no data set", "missing", "made_up: no data set is there; give the folder that holds bottle/train/good")
+def _(tmp):
+    mvtec_folder(tmp / "made_up")
+    raise InputError(*plan.missing("cpu", str(tmp / "made_up")))  # the Snakefile ends with these lines
 
 
 # --- Weights and checkpoints --------------------------------------------------------------------------------------

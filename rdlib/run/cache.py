@@ -48,7 +48,6 @@ class Store:
         make: yields parts of every array, in order along axis 0; called only if they are not on disk
         returns: memory-mapped arrays; None if they cannot be kept (no folder, over the limit, disk full or read-only)
         """
-        key = key if isinstance(key, str) else key_of(*key)
         if self.folder is None:
             return None
         if nbytes > self.limit:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rdlib.config import Config
 from rdlib.paths import project_root
-from rdlib.run.record import NUMERICS
+from rdlib.run.files import NUMERICS
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "scikit-image", "pandas", "pillow", "efficientnet-lite-pytorch")
 
@@ -21,7 +21,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "scikit-im
 def provenance(cfg: Config, *, hardware: dict[str, Any], same_function: bool = False, **more: Any) -> dict[str, Any]:
     """What a run file says of where its numbers come from.
 
-    hardware: device, gpu and threads, from `fit.describe_hardware`
+    hardware: device, gpu and threads, from `inference.describe_hardware`
     same_function: a teacher file that is not the published one computes the same function
     more: teacher_sha256, data_manifest; shared: what came from the store of shared arrays, its `log`; resumed_from: epoch of the
         checkpoint that training went on from, 0 = in one go, so its `fit_s` is the whole training

@@ -20,14 +20,10 @@ from numpy.typing import NDArray
 from rdlib.config import Config
 from rdlib.errors import InputError
 from rdlib.paths import PACKAGE
-from rdlib.run.files import write_atomically
+from rdlib.run.files import FORMAT, NUMERICS, write_atomically
 
 if TYPE_CHECKING:  # not at run time: reading results must not load torch
     from rdlib.score import Scores
-
-FORMAT = 1
-NUMERICS = 2  # raise it when the same configuration trains or scores to other bits; 2: since 0.2.0 (memory layout, fused Adam)
-
 
 def run_folder(out_dir: Path, cfg: Config) -> Path:
     return out_dir / "runs" / cfg.run_id
@@ -63,7 +59,7 @@ def finished(out_dir: Path, cfg: Config, *, teacher_sha256: str, data_manifest: 
 def made_otherwise(result: dict[str, Any], hardware: dict[str, Any]) -> str:
     """A sentence on how this run would not give a finished result's bits any more; "" if it would.
 
-    hardware: of this process, from `fit.describe_hardware`
+    hardware: of this process, from `inference.describe_hardware`
     """
     there = result["provenance"]
     before = 2 if "shared" in there else 1  # of results from before this was written down

@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from rdlib import fit
+from rdlib import inference
 from rdlib.config import Config
 from rdlib.data import Data
 from rdlib.errors import InputError, memory_in_words
@@ -44,7 +44,7 @@ class Run:
     def __init__(self, cfg: Config, where: Where) -> None:
         if where.threads:
             torch.set_num_threads(where.threads)
-        self.cfg, self.where, self.device = cfg, where, fit.choose_device(where.device)
+        self.cfg, self.where, self.device = cfg, where, inference.choose_device(where.device)
         self.out, self.data_root = resolve(where.out_dir), resolve(where.data_root) if where.data_root else ""
         self.folder = record.run_folder(self.out, cfg)
         self.store = Store(resolve(where.cache_dir) if where.cache_dir else None, where.cache_gb * 10**9)
@@ -67,7 +67,7 @@ class Run:
         """
         self.images, self.trainable = images, sum(p.numel() for p in net.parameters() if p.requires_grad)
         self.same = {"teacher_sha256": teacher_sha256, "data_manifest": images.manifest}
-        self.hardware = fit.describe_hardware(self.device)
+        self.hardware = inference.describe_hardware(self.device)
         bits = {"threads": self.hardware["threads"], "device": self.device.type, "evaluate_every": self.where.evaluate_every}
         self.checkpoint = Checkpoint(self.folder, record.identity(self.cfg.to_dict(), **self.same) | bits, self.where.checkpoint_s)
         self.history = self.checkpoint.notes

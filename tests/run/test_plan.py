@@ -366,6 +366,6 @@ def test_the_counts_of_the_plan_add_up(everything):
 
 
 @pytest.mark.parametrize("name", ["demo", "paper"])
-def test_the_readme_states_the_number_of_runs(name, everything):
-    (row,) = [line for line in (REPO / "README.md").read_text().splitlines() if line.startswith(f"| `{name}`")]
+def test_the_page_on_full_runs_states_their_number(name, everything):
+    (row,) = [line for line in (REPO / "docs/full_run.md").read_text().splitlines() if line.startswith(f"| `{name}`")]
     assert int(row.split("|")[4]) == len(plan.runs(name, everything))
