@@ -88,9 +88,12 @@ def bootstrap(labels: ArrayLike, scores: ArrayLike, draws: int = 999) -> tuple[f
     """The 95 % interval of the image AUROC (per cent) when the test images are drawn again, normal and anomalous ones apart.
 
     Seeded, so it is repeatable. labels: (N,) 1 = anomalous; scores: (N,)
+    returns: its ends; NaN with fewer than two images of a kind
     """
     labels, scores = np.asarray(labels), np.asarray(scores, float)
     parts = (scores[labels == 0], scores[labels == 1])
+    if min(map(len, parts)) < 2:
+        return np.nan, np.nan
     found = scipy.stats.bootstrap(parts, _auroc, n_resamples=draws, method="percentile", confidence_level=CONFIDENCE, rng=0, batch=100)
     return tuple(100 * float(end) for end in found.confidence_interval)
 

@@ -1,7 +1,10 @@
 """Result files without training: valid by the schema, with the values a test wants."""
 
+import json
+
 from rdlib.config import IMAGE_FOLDER_DATASETS, Config
 from rdlib.run import record
+from rdlib.run.files import write_atomically
 
 # Two normal and two anomalous images, told apart without a mistake: nothing to gain or lose by drawing them again.
 SEPARATED = [(f"test/{kind}/{i}.png", label, label + i / 10, 9 * label) for kind, label in (("good", 0), ("hole", 1)) for i in range(2)]
@@ -59,3 +62,10 @@ def failed(status="failed", reason="no memory", **params):
     result |= {"config": cfg.to_dict(), "finished_at": ""}
     record.validate(result)
     return result
+
+
+def put(folder, *results):
+    """Write results as run files below `folder`; returns it."""
+    for result in results:
+        write_atomically(folder / "runs" / result["run_id"] / "result.json", json.dumps(result))
+    return folder
