@@ -78,7 +78,7 @@ def verdict(cells: pd.DataFrame) -> list[str]:
         (~cells["same"].astype(bool), "different setting"),
         (~(cells["half_width"] <= WIDEST), "undecided"),  # NaN too
         (difference.abs() <= cells["half_width"] + ROUNDING, "agrees"),
-        (cells["half_width"] == 0, "undecided"),
+        (cells["half_width"] < 1e-6, "undecided"),  # 0 but for rounding
         (difference > 0, "higher"),
     ]
     return list(np.select([condition for condition, _ in rules], [word for _, word in rules], "lower"))
