@@ -266,6 +266,12 @@ def test_deviations_by_hand(tables):
     assert ("image score = sum", "pixel_auroc") not in found.index
 
 
+@pytest.mark.parametrize("looks", [[0.7], [0.9, 0.6], [0.8, 0.8]])
+def test_the_best_epoch_on_test_is_never_worse(tables, looks):
+    found = deviations(tables, run(0.8, history=[{"image_auroc": v} for v in looks])).loc["best epoch on test, not last"]
+    assert found.loc["image_auroc", "mean"] == pytest.approx(100 * max(0, max(looks) - 0.8), abs=1e-4) and (found["mean"] >= 0).all()
+
+
 def test_one_run_has_no_noise_and_no_effect(tables):
     found = deviations(tables, run())
     assert [key[0] for key in found.index] == ["PRO = MVTec's, pooled"]
