@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from rdlib import model
 from rdlib.config import Config
 from rdlib.model import Distillation
+from rdlib.teachers import Encoder, Teacher, trainable_copy
 
 PADIM_DIMENSIONS = {"resnet18": 100, "wide_resnet50_2": 550}  # random channels kept, PaDiM Sec. 4.3
 PADIM_DEFAULT = 100
@@ -29,13 +29,11 @@ SPADE_IMAGES = 50  # neighbours for the image score, SPADE Sec. 4
 SPADE_GALLERY = 5  # [open] neighbours whose pixels are compared; SPADE's 50 would cost ten times the time
 
 
-def build(cfg: Config, teacher: nn.Module | None = None) -> nn.Module:
+def build(cfg: Config, teacher: nn.Module) -> nn.Module:
     """The method that `cfg` names, with the same teacher for all of them.
 
     raises: InputError as `model.build` does
     """
-    if teacher is None:
-        teacher, _ = model.load_teacher(cfg.teacher, cfg.normalise)
     if cfg.method == "reverse":
         return model.build(cfg, teacher)
     if cfg.method == "conventional":
@@ -55,13 +53,13 @@ class ConventionalDistillation(Distillation):
         return self.student(images)
 
 
-def untrained_copy(teacher: model.Teacher) -> model.Encoder:
+def untrained_copy(teacher: Teacher) -> Encoder:
     """An encoder of the teacher's architecture with fresh weights, all of them trainable."""
-    encoder = model.Encoder(copy.deepcopy(teacher.stem), copy.deepcopy(list(teacher.stages)), teacher.mean.tolist(), teacher.std.tolist())
+    encoder = trainable_copy(Encoder(teacher.stem, list(teacher.stages), teacher.mean.tolist(), teacher.std.tolist()))
     for module in encoder.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
-    return model.with_usual_momentum(encoder).requires_grad_(True).train()
+    return encoder
 
 
 def concatenated(teacher_feats: Sequence[Tensor]) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rdlib.config import Config
-from rdlib.features import autocast, device_of, to_batch
+from rdlib.fit import own_state
+from rdlib.inference import autocast, device_of, to_batch
 from rdlib.score import enlarge, ready
 
 WARM_UP, REPEATS, BATCH = 3, 30, 16
@@ -48,7 +49,7 @@ def measure(model: nn.Module, cfg: Config) -> dict[str, Any]:
 
 def stored_bytes(model: nn.Module) -> int:
     """Bytes of everything learned or memorised: all of the model's state except the teacher's."""
-    return sum(t.numel() * t.element_size() for k, t in model.state_dict().items() if not k.startswith("teacher."))
+    return sum(t.numel() * t.element_size() for t in own_state(model).values())
 
 
 def _infer(net: nn.Module, images: Tensor, cfg: Config) -> np.ndarray:

@@ -20,6 +20,8 @@ IMAGE_FOLDER_DATASETS = ("demo", "mvtec")
 NOVELTY_DATASETS = ("fashion_mnist", "mnist", "cifar10", "digits")
 TORCHVISION_TEACHERS = ("resnet18", "resnet50", "wide_resnet50_2")
 LITE_TEACHERS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+# First eight hex digits of the sha256 of torchvision's IMAGENET1K_V1 files, which their names end with.
+PUBLISHED_WEIGHTS = {"resnet18": "f37072fd", "resnet50": "0676ba61", "wide_resnet50_2": "95faca4d"}
 
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
 # Train and test images of MVTec AD (Bergmann et al. 2019, Table 1), in the order of the paper's tables.

@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rdlib.config import Config
-from rdlib.run import cache
-from rdlib.run.cache import Store
+from rdlib.inference import autocast, chunk_slices, device_of, for_inference, to_batch, to_device
 
 MEMORY = 4 * 2**30  # bytes of teacher features to keep in memory where they are not on disk
-CHUNK = 4 * 256 * 256  # pixels per pass without gradients: what fits the processor's caches is fastest
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
-def autocast(cfg: Config, device: torch.device) -> contextlib.AbstractContextManager:
-    """bfloat16 in the convolutions if `precision` asks for it, else nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
+class Store(Protocol):
+    """Keeps arrays for other runs, for example `rdlib.run.cache.Store`.
 
+    arrays: those of `key` (parts that the content depends on), made if they are not there; None if they cannot be kept
+    log: what was asked for -> where it came from
+    """
 
-def device_of(module: nn.Module) -> torch.device:
-    """Where the module's tensors are; the CPU if it has none."""
-    return next((p.device for p in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
+    log: dict[str, str]
 
-
-def to_batch(images: NDArray, device: torch.device) -> Tensor:
-    """(B, 1 or 3, H, W) uint8 -> (B, 3, H, W) float32 in [0, 1] on the device, channels last"""
-    batch = to_device(torch.from_numpy(images), device).float().div_(255)
-    return batch.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-
-
-def to_device(batch: Tensor, device: torch.device) -> Tensor:
-    """To a GPU from pinned memory, so that the copy does not wait for what the GPU is doing."""
-    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
-
-
-def chunk_slices(images: NDArray) -> Iterator[slice]:
-    """Slices of images (N, C, H, W) that go through the network together."""
-    size = max(1, CHUNK // (images.shape[-2] * images.shape[-1]))
-    return (slice(i, i + size) for i in range(0, len(images), size))
+    def arrays(self, what: str, key: Sequence[Any], nbytes: int, make: Callable[[], Iterator[list[NDArray]]]) -> list[NDArray] | None: ...
 
 
 class TeacherFeatures:
@@ -65,10 +43,9 @@ class TeacherFeatures:
         self.images, self.cfg, self.device = images, cfg, device_of(teacher)
         self._teacher = for_inference(teacher, lambda t: t(to_batch(images[:1], self.device)))
         nbytes = sum(f[0].numel() * f.element_size() for f in self._compute(slice(0, 1))) * len(images)
-        store = store or Store()
-        kept = store.arrays(what, self._key(teacher), nbytes, self._packed)
+        kept = store.arrays(what, self._key(teacher), nbytes, self._packed) if store else None
         self.how = "store" if kept else "memory" if keep and nbytes <= MEMORY else "recomputed"
-        if not kept:
+        if store and not kept:
             store.log[what] = "; ".join(filter(None, [store.log.get(what), self.how]))
         if self.how == "memory":
             kept = [np.concatenate(parts) for parts in zip(*self._packed())]
@@ -98,54 +75,15 @@ class TeacherFeatures:
             feats = [f.permute(0, 2, 3, 1).cpu() for f in self._compute(s)]
             yield [(f.view(torch.int16) if f.dtype == torch.bfloat16 else f).numpy() for f in feats]
 
-    def _key(self, teacher: nn.Module) -> str:
+    def _key(self, teacher: nn.Module) -> list[Any]:
         """Whatever may change a bit of the features: images, every tensor of the teacher, and what computes."""
         tensors = [*teacher.named_parameters(), *teacher.named_buffers()]
         state = [part for name, t in tensors for part in (name, t.detach().cpu().numpy())]
         computes = (torch.__version__, torch.backends.cpu.get_cpu_capability(), self.device.type, torch.get_num_threads())
-        return cache.key_of("features", self.images, self.images.shape, *state, self.cfg.precision, *computes)
+        return ["features", self.images, *state, self.cfg.precision, *computes]
 
 
 def _unpack(packed: Tensor) -> Tensor:
     """(B, h, w, C) -> (B, C, h, w) in channels-last memory, without a copy"""
     feats = packed.view(torch.bfloat16) if packed.dtype == torch.int16 else packed
     return feats.permute(0, 3, 1, 2)
-
-
-@torch.no_grad()
-def for_inference(module: Module, run: Callable[[Module], object]) -> Module:
-    """A channels-last copy in eval mode, each BatchNorm folded into the convolution that feeds it.
-
-    run: calls the module on an example: which convolution feeds which BatchNorm is seen, not guessed from names
-    """
-    module = copy.deepcopy(module).eval().to(memory_format=torch.channels_last)
-    fed_by = _watch(module, run)
-    for conv, norm in fed_by.values():
-        fused = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d))
-        conv.weight, conv.bias = fused.weight, fused.bias
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if child in fed_by:
-                setattr(parent, name, nn.Identity())
-    return module.requires_grad_(False)
-
-
-def _watch(module: Module, run: Callable[[Module], object]) -> dict[nn.Module, tuple[nn.Module, nn.Module]]:
-    """BatchNorm -> (convolution whose output it is given, itself), for those that have one to themselves."""
-    outputs: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor is held, so that its id stays its own
-    fed_by: dict[nn.Module, tuple[nn.Module, nn.Module]] = {}
-
-    def after_conv(conv: nn.Module, _: object, output: Tensor) -> None:
-        outputs[id(output)] = (conv, output)
-
-    def before_norm(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        if id(inputs[0]) in outputs:
-            fed_by[norm] = (outputs[id(inputs[0])][0], norm)
-
-    convs = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    hooks = [m.register_forward_hook(after_conv) for m in convs] + [m.register_forward_pre_hook(before_norm) for m in norms]
-    run(module)
-    for hook in hooks:
-        hook.remove()
-    return fed_by

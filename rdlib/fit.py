@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,29 +15,25 @@ from rdlib.config import Config
 from rdlib.data import ImageSet
 from rdlib.distance import LOSSES
 from rdlib.errors import InputError
-from rdlib.features import TeacherFeatures, autocast, to_batch
+from rdlib.features import Store, TeacherFeatures
+from rdlib.inference import autocast, to_batch
 from rdlib.model import Distillation
-from rdlib.run.cache import Store
-from rdlib.run.checkpoint import Checkpoint
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """ "auto" takes cuda, then mps, then cpu.
+class Checkpoint(Protocol):
+    """Where an unfinished training is kept, for example `rdlib.run.checkpoint.Checkpoint`.
 
-    raises: InputError if the named device is not there
+    folder: named in messages; due: whether it is time to save; load: what was saved last, None if nothing was
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(n for n, ok in there.items() if ok))
-    if not there.get(name.split(":")[0], False):
-        raise InputError(f"device={name!r}: not available here; there is {', '.join(n for n, ok in there.items() if ok)}")
-    return torch.device(name)
 
+    folder: Path
 
-def describe_hardware(device: torch.device) -> dict[str, str | int]:
-    """What computes: device, its name where it has one, CPU threads."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return {"device": str(device), "gpu": gpu, "threads": torch.get_num_threads()}
+    @property
+    def due(self) -> bool: ...
+
+    def load(self) -> dict[str, Any] | None: ...
+
+    def save(self, state: dict[str, Any]) -> None: ...
 
 
 def seed_everything(cfg: Config) -> None:

@@ -23,8 +23,19 @@ def project_root() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """A parameter's path: absolute as it is, relative ones from the project's folder."""
-    return project_root() / Path(path).expanduser()
+    """A parameter's path: absolute as it is, relative ones from the project's folder.
+
+    raises: InputError for `~name` where no such user is known
+    """
+    try:
+        return project_root() / Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path}: no home folder of {Path(path).parts[0]} is known here; write the whole path") from None
+
+
+def printable(path: str | Path) -> str:
+    """A file's name as text for messages, tables and figures: bytes that are not UTF-8 are shown as `\\udcXX`."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def output_folder(name: str, path: str | Path) -> Path:

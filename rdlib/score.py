@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from rdlib.config import Config
 from rdlib.data import ImageSet
 from rdlib.distance import distance_maps
-from rdlib.features import TeacherFeatures, autocast, chunk_slices, device_of, for_inference, to_batch
+from rdlib.features import Store, TeacherFeatures
+from rdlib.inference import autocast, chunk_slices, device_of, for_inference, to_batch
 from rdlib.metrics import image_score
 from rdlib.model import Distillation
-from rdlib.run.cache import Store
 
 __all__ = ["Scores", "anomaly_map", "enlarge", "image_score", "score"]
 

@@ -13,13 +13,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pandas as pd
+
 from rdlib.errors import InputError, exit_in_words
 from rdlib.paths import project_root
-from rdlib.report import figures, tables
+from rdlib.report import figures, runs
 from rdlib.run import record
 from rdlib.run.plan import PROFILES
 
 PARTS = ("runs", "tables", "figures")
+NORMAL = 2  # images of each run: without any, the explorer would have no false alarm on a good image to show
 
 
 def renew(profile: str) -> None:
@@ -32,10 +35,10 @@ def renew(profile: str) -> None:
         raise InputError(f"profile={profile!r}: must be one of {', '.join(PROFILES)}")
     root = project_root()
     source, target = root / "results" / profile, root / "results" / "reference" / profile
-    _refuse_unfinished(source)
+    table = _finished(source)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target) as folder:  # whole before anything is replaced
-        _copy(source, Path(folder))
+        _copy(table, source, Path(folder))
         for made in Path(folder).iterdir():  # an earlier bench.json stays if this batch has none: it says its own revision
             if made.is_dir():
                 shutil.rmtree(target / made.name, ignore_errors=True)
@@ -44,41 +47,46 @@ def renew(profile: str) -> None:
     readme.write_text(with_tables(readme.read_text(encoding="utf-8"), root / "results" / "reference"), encoding="utf-8")
 
 
-def _refuse_unfinished(source: Path) -> None:
-    failed = len(record.read_failures(source))
-    lacks = [f"{failed} run(s) failed"] * bool(failed) + [f"no {part}" for part in PARTS if not any((source / part).glob("*"))]
+def _finished(source: Path) -> pd.DataFrame:
+    """The runs of a finished batch."""
+    lacks = [f"no {part}" for part in PARTS if not any((source / part).glob("*"))]
+    table = pd.DataFrame() if "no runs" in lacks else runs.load(source)
+    failed = 0 if table.empty else int((table["status"] != "finished").sum())
+    lacks = [f"{failed} run(s) failed"] * bool(failed) + lacks
     if lacks:
         raise InputError(
             f"{source}: not a finished batch ({', '.join(lacks)}); run `make reproduce PROFILE={source.name}` to its end first"
         )
+    return table
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(table: pd.DataFrame, source: Path, target: Path) -> None:
     """What the reference keeps of a batch."""
     for part in ("tables", "figures"):
         shutil.copytree(source / part, target / part, ignore=shutil.ignore_patterns("*.pdf"))
     if (source / "bench.json").is_file():
         shutil.copyfile(source / "bench.json", target / "bench.json")
-    runs = record.read_runs(source)
-    for run in runs:
-        folder = target / "runs" / run["run_id"]
+    for run_id in table["run_id"]:
+        folder = target / "runs" / run_id
         folder.mkdir(parents=True)
-        shutil.copyfile(source / "runs" / run["run_id"] / "result.json", folder / "result.json")
-    if tables.dataset_of(runs) == "demo":
-        _copy_shown_maps(runs, source / "runs", target / "runs")
+        shutil.copyfile(source / "runs" / run_id / "result.json", folder / "result.json")
+    if runs.main_setting(table)["dataset"] == "demo":
+        _copy_shown_maps(table, source / "runs", target / "runs")
 
 
-NORMAL = 2  # images of each run: without any, the explorer would have no false alarm on a good image to show
-
-
-def _copy_shown_maps(runs: list[dict], source: Path, target: Path) -> None:
-    setting = tables.main_setting(runs)
-    main = tables.choose(runs, seed=0, **setting)
-    shown = figures.all_chosen(main)
-    for run in main + tables.choose(runs, method="conventional", seed=0, **setting):
-        normal = sorted((i for i in run["images"] if not i["label"]), key=lambda i: -i["score"])[:NORMAL]
-        paths = {p for c, p in shown if c == run["config"]["category"]} | {i["path"] for i in normal}
-        record.thin_maps(source / run["run_id"], target / run["run_id"], paths)
+def _copy_shown_maps(table: pd.DataFrame, source: Path, target: Path) -> None:
+    """The kept maps of what 08_figures shows, by its rules, and of each run's normal images with the highest scores."""
+    own = runs.of_setting(table, runs.main_setting(table)).query("variant == '' and experiment == 'main' and label == '' and seed == 0")
+    kept = own.query("method in ('reverse', 'conventional')")
+    images = runs.images(kept).merge(kept[["run_id", "method"]])
+    defects = images.query("label == 1 and method == 'reverse'")
+    visible = defects.query("anomalous_pixels > 0")
+    areas = [figures.in_turn(visible, "anomalous_pixels", ascending) for ascending in (True, False)]
+    shown = pd.concat([figures.typical(visible), *areas, figures.in_turn(defects, "score")])
+    normal = images.query("label == 0").sort_values("score", ascending=False, kind="stable").groupby("run_id").head(NORMAL)
+    for run in kept.itertuples():
+        paths = {*shown.loc[shown["category"] == run.category, "path"], *normal.loc[normal["run_id"] == run.run_id, "path"]}
+        record.thin_maps(source / run.run_id, target / run.run_id, paths)
 
 
 def with_tables(text: str, reference: Path) -> str:

@@ -1,4 +1,4 @@
-"""A trained detector: threshold from held-out good images, one model file, three lines to score a photograph, ONNX.
+"""A trained detector: threshold from held-out good images, one model file, three lines to score a photograph.
 
     from rdlib.own import detector
     found = detector.load("model.safetensors").score("photo.jpg")
@@ -10,13 +10,12 @@ executed. The frozen teacher is not in the file: it is loaded by name, and its w
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+import os
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +31,19 @@ from torch import Tensor, nn
 from rdlib import model
 from rdlib.config import Config
 from rdlib.errors import InputError
-from rdlib.features import device_of, to_batch
-from rdlib.fit import choose_device
+from rdlib.inference import choose_device, device_of, to_batch
 from rdlib.own import photos
 from rdlib.paths import PACKAGE
 from rdlib.run.files import write_atomically
-from rdlib.score import enlarge, enlargement
+from rdlib.score import enlarge
+from rdlib.teachers import differs_at, load_teacher
 
 FORMAT, VERSION = "rdlib-detector", 1
 CARD = "rdlib"  # key of the card in the file's metadata
 KEPT = ("teacher", "image_size", "epochs", "batch_size", "lr", "sigma", "seed")  # the rest of Config is at its default
-OPSET = 18
-PARITY = 1e-4  # largest difference allowed between maps of PyTorch and of onnxruntime; maps lie in [0, 6]
+SCHEMA = json.loads((PACKAGE / "own/detector.schema.json").read_text())  # of the card
+LARGEST = {name: rule["maximum"] for name, rule in SCHEMA["properties"]["config"]["properties"].items() if "maximum" in rule}
+check_card = fastjsonschema.compile(SCHEMA)
 
 
 # --- Threshold ----------------------------------------------------------------------------------------------------
@@ -143,13 +143,14 @@ class Detector:
     teacher_sha256: str
     threshold: Threshold
 
-    def score(self, photo: str | Path | Image.Image) -> Result:
-        """Score one photograph of any size; an opened image gets the same map as its file.
+    def score(self, photo: str | Path | Image.Image | NDArray) -> Result:
+        """Score one photograph of any size: a file, an opened image, or its pixels (H, W, 3) RGB or (H, W) grey, uint8.
 
-        raises: InputError naming the file if it cannot be read, or is too long and narrow
+        raises: InputError naming the file if it cannot be read, is too long and narrow, or is none of these
         """
-        image = photos.upright(photo) if isinstance(photo, Image.Image) else photos.read(photo)
-        photos.check_shape("image" if isinstance(photo, Image.Image) else photo, image.size, self.cfg.image_size)
+        is_file = isinstance(photo, str | os.PathLike)
+        image = photos.read(photo) if is_file else opened(photo)
+        photos.check_shape(photo if is_file else "image", image.size, self.cfg.image_size)
         return Result(photo_map(self.net, self.cfg, image), self.threshold.value)
 
     def save(self, path: str | Path) -> None:
@@ -165,6 +166,16 @@ class Detector:
             "tensors_sha256": digest(tensors),
         }
         write_atomically(Path(path), to_safetensors(tensors, metadata={CARD: json.dumps(card, allow_nan=False)}))
+
+
+def opened(photo: Image.Image | NDArray) -> Image.Image:
+    """RGB image of an opened image, turned upright, or of an array."""
+    if isinstance(photo, Image.Image):
+        return photos.upright(photo)
+    if isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.size and (photo.ndim == 2 or photo.shape[2:] == (3,)):
+        return Image.fromarray(photo).convert("RGB")
+    what = f"array {photo.shape} of {photo.dtype}" if isinstance(photo, np.ndarray) else type(photo).__name__
+    raise InputError(f"{what}: cannot be scored; give a file's name, an opened image, or an array (H, W, 3) RGB or (H, W) grey of uint8")
 
 
 def config_of(**values: Any) -> Config:
@@ -193,19 +204,15 @@ def assemble(
 
     A detector just trained and one loaded from a file are both built here, so that their scores are the same bits.
     returns: network, sha256 of the teacher's weights
-    raises: InputError if names, shapes or types do not fit
+    raises: InputError if names or shapes do not fit
     """
-    teacher, sha256 = model.load_teacher(cfg.teacher, cfg.normalise, weights)
+    teacher, sha256 = load_teacher(cfg.teacher, cfg.normalise, weights)
     net = model.build(cfg, teacher)
-    different = sorted(_shapes(trained_tensors(net)) ^ _shapes(tensors), key=str)
-    if different:
-        raise InputError(f"its tensors do not fit teacher {cfg.teacher}, for example {different[0][0]!r}")
-    net.load_state_dict(tensors, strict=False)
+    try:
+        net.load_state_dict(tensors | teacher.state_dict(prefix="teacher."))
+    except RuntimeError as error:
+        raise InputError(f"its tensors do not fit teacher {cfg.teacher}{differs_at(error)}") from None
     return net.eval().to(choose_device(device)), sha256
-
-
-def _shapes(tensors: dict[str, Tensor]) -> set[tuple]:
-    return {(name, tuple(t.shape), t.dtype) for name, t in tensors.items()}
 
 
 # --- Loading ------------------------------------------------------------------------------------------------------
@@ -214,7 +221,7 @@ def _shapes(tensors: dict[str, Tensor]) -> set[tuple]:
 def load(path: str | Path, device: str = "auto", weights: str | Path = "") -> Detector:
     """The detector of a model file. Nothing in the file is executed; every part of it is checked.
 
-    weights: local file of the teacher's torchvision weights; "" as in rdlib.model.load_teacher
+    weights: local file of the teacher's torchvision weights; "" as in rdlib.teachers.load_teacher
     raises: InputError if the file is missing, damaged, of another kind or version, or made with other teacher weights
     """
     card, tensors = _read(Path(path))
@@ -244,114 +251,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     card = _parse_card(path, text)
     if digest(tensors) != card["tensors_sha256"]:
         raise InputError(f"{path}: damaged, its tensors do not have the sha256 on its card; copy it again, or train again")
-    if not all(torch.isfinite(t).all() for t in tensors.values()):
-        raise InputError(f"{path}: has weights that are not finite; train again, with a smaller lr")
     return card, tensors
 
 
-@cache
-def _validator():
-    return fastjsonschema.compile(json.loads((PACKAGE / "own/detector.schema.json").read_text()))
-
-
 def _parse_card(path: Path, text: str) -> dict[str, Any]:
-    def refuse(constant: str):
+    def refuse(constant: str):  # NaN lies within any limits of a schema
         raise ValueError(f"{constant} is not a number")
 
     try:
-        card = json.loads(text, parse_constant=refuse)
-        if isinstance(card, dict) and card.get("version", VERSION) != VERSION:
-            raise InputError(f"{path}: version {card['version']!r} of the format, this rdlib reads {VERSION}; train again or change rdlib")
-        _validator()(card)
+        return check_card(json.loads(text, parse_constant=refuse))
     except (ValueError, RecursionError, fastjsonschema.JsonSchemaException) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: its card cannot be read ({str(error)[:200]}); train again") from None
-    return card
-
-
-# --- ONNX ---------------------------------------------------------------------------------------------------------
-
-
-class WholeMap(nn.Module):
-    """images (B, 3, S, S) in [0, 1] -> anomaly maps (B, S, S): teacher, OCBE, student, distance, upsampling, smoothing.
-
-    The last two are products with the matrices of `score.enlargement`, one for each scale.
-    """
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.net, self.scales = copy.deepcopy(detector.net).cpu(), detector.cfg.scales
-        size = detector.cfg.image_size
-        with torch.no_grad():
-            feats = self.net.teacher(torch.zeros(1, 3, size, size))
-        for k in self.scales:
-            self.register_buffer(f"enlarge{k}", enlargement(feats[k - 1].shape[-1], size, detector.cfg.sigma))
-
-    def forward(self, images: Tensor) -> Tensor:
-        maps = self.net.maps(self.net.teacher(images), images)
-        pairs = [(getattr(self, f"enlarge{k}"), maps[k - 1]) for k in self.scales]
-        return torch.stack([matrix @ m @ matrix.T for matrix, m in pairs]).sum(0)
-
-
-def export_onnx(detector: Detector, path: str | Path) -> None:
-    """One ONNX file, teacher included: images (batch, 3, S, S) in [0, 1] -> maps (batch, S, S), S = image_size.
-
-    Its metadata hold the threshold, image_size and the rule of geometry, which stays outside: fit a photograph into the
-    square before, crop the map and resize it to the photograph after (rdlib.own.photos); the score is the maximum.
-    raises: InputError if the packages for it (extra "onnx") are not installed
-    """
-    _need("onnx", "onnxscript")
-    whole, size = WholeMap(detector).eval(), detector.cfg.image_size
-    program = torch.onnx.export(
-        whole,
-        (torch.zeros(2, 3, size, size),),
-        input_names=["images"],
-        output_names=["maps"],
-        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-    program.model.metadata_props.update(
-        {
-            "threshold": repr(detector.threshold.value),
-            "image_size": str(size),
-            "geometry": photos.GEOMETRY,
-            "input": "RGB in [0, 1]",
-        }
-    )
-    write_atomically(Path(path), program.model_proto.SerializeToString())
-
-
-def onnx_difference(detector: Detector, path: str | Path, images: Sequence[Image.Image], batch: int = 4) -> float:
-    """Largest absolute difference between the detector's maps and onnxruntime's, over all pixels of these RGB images.
-
-    batch: images per call of onnxruntime (the detector takes them one by one)
-    raises: InputError if it is greater than PARITY, or a map is not finite
-    """
-    _need("onnxruntime")
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    worst = 0.0
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
-        squares = np.stack([photos.to_square(image, detector.cfg.image_size) for image in part]).astype(np.float32) / 255
-        (maps,) = session.run(["maps"], {"images": squares})
-        ours = np.stack([square_map(detector.net, detector.cfg, image) for image in part])
-        worst = float(np.maximum(worst, np.abs(maps - ours).max()))  # unlike max(), it keeps a NaN
-    if not worst <= PARITY:
-        raise InputError(
-            f"{path}: its maps differ from PyTorch's by up to {worst:.1e}, allowed are {PARITY:g}; do not use this file, and report the "
-            "versions of torch, onnxscript and onnxruntime"
-        )
-    return worst
-
-
-def _need(*packages: str) -> None:
-    for package in packages:
-        try:
-            __import__(package)
-        except ImportError:
-            raise InputError(f"ONNX needs the package {package}: pip install 'rdlib[onnx]'") from None
+        raise InputError(f"{path}: its card cannot be read by this version of rdlib ({str(error)[:200]}); train again") from None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from html import escape
 from typing import Any
 
@@ -20,8 +19,8 @@ from scipy import ndimage
 
 from rdlib.errors import InputError
 from rdlib.metrics import EIGHT_NEIGHBOURS
-from rdlib.report import plots
-from rdlib.report.report import Report
+from rdlib.paths import resolve
+from rdlib.report import figures, plots, runs
 
 try:
     from ipyevents import Event
@@ -29,33 +28,23 @@ except ImportError:  # on a machine of somebody else's, Colab say: everything bu
     Event = None
 
 Run = dict[str, Any]
-FOUND, FALSE, MISSED = (86, 180, 233), (213, 94, 0), (240, 228, 66)  # told apart by colour-blind readers too (Okabe & Ito)
-LEGEND = {"found": FOUND, "false": FALSE, "missed": MISSED}
+LEGEND = {"found": (86, 180, 233), "false": (213, 94, 0), "missed": (240, 228, 66)}  # told apart by colour-blind readers (Okabe & Ito)
 STEP = 0.005  # of the threshold
 DPI = 110
 CLICKS, NO_CLICKS = "or click a pixel of a picture", "clicks on a picture need the package ipyevents"
 WHOLE = {"width": "auto", "max_width": "calc(100% - 4px)"}  # less its margin
-WRAP = {"flex_flow": "row wrap", "align_items": "center"}
 PICTURES = 3  # the first panels of the figure are pictures: their pixels can be clicked
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What one run kept of its test images, and the anomaly maps of the chosen scales.
+class Kept(figures.Kept):
+    """What one run kept of its test images; `maps` sums the scales that are switched on."""
 
-    images: (N, C, H, W) uint8; masks: (N, H, W) bool; scale_maps: (K, N, H, W), M^k upsampled and smoothed
-    maps: (N, H, W), sum over the chosen scales; usual: (K,), median similarity of the normal pixels
-    """
+    @cached_property
+    def usual(self) -> NDArray:
+        """(K,), the median similarity of the normal pixels."""
+        return np.array([1 - np.median(m[~self.masks]) for m in self.scale_maps])
 
-    images: NDArray
-    masks: NDArray
-    scale_maps: NDArray
-    paths: tuple[str, ...]
-    scales: tuple[int, ...]
-    maps: NDArray
-    usual: NDArray
-
-    @property
+    @cached_property
     def top(self) -> float:
         """End of the threshold's range, a multiple of STEP: no pixel of any kept image exceeds it."""
         return max(STEP * np.ceil(float(self.maps.max()) / STEP), STEP)
@@ -76,14 +65,6 @@ class View:
 
 
 # --- Numbers ------------------------------------------------------------------------------------------------------
-
-
-def with_scales(arrays: dict[str, NDArray], scales: Sequence[int]) -> Kept:
-    """arrays: of `results.load_maps`; scales: from 1; with none the maps are zero"""
-    images, masks, scale_maps = (arrays[name] for name in ("images", "masks", "scale_maps"))
-    maps = scale_maps[[k - 1 for k in scales]].sum(0)
-    usual = np.array([1 - np.median(m[~masks]) for m in scale_maps])
-    return Kept(images, masks, scale_maps, tuple(map(str, arrays["paths"])), tuple(scales), maps, usual)
 
 
 def counts(masks: NDArray, above: NDArray) -> tuple[int, int, int]:
@@ -170,15 +151,16 @@ def marked(image: NDArray, mask: NDArray, above: NDArray, strength: float) -> ND
     returns: (H, W, 3) uint8
     """
     picture = np.repeat(image.mean(0)[..., None], 3, axis=2) / 2 + 64  # paler, so that colours stand out from dark and bright
-    for region, colour in ((mask & above, FOUND), (above & ~mask, FALSE), (mask & ~above, MISSED)):
+    for region, colour in zip((mask & above, above & ~mask, mask & ~above), LEGEND.values()):
         picture[region] = (1 - strength) * picture[region] + strength * np.array(colour)
     return picture.round().astype(np.uint8)
 
 
+@plots.style()
 def draw(kept: Kept, view: View, note: str = "") -> Figure:
     """Image | found, false, missed | anomaly map | similarity of teacher and student at one pixel, per scale."""
     image, mask, map = kept.images[view.image], kept.masks[view.image], kept.maps[view.image]
-    fig = Figure(figsize=(11, 3.4))
+    fig = plots.Picture(figsize=(11, 3.4))
     grid = {"left": 0.005, "right": 0.975, "top": 0.91, "bottom": 0.16, "wspace": 0.06, "width_ratios": [1, 1, 1, 0.38, 0.8]}
     first, second, third, gap, last = fig.subplots(1, 5, gridspec_kw=grid)
     plots.show_image(first, image)
@@ -186,36 +168,25 @@ def draw(kept: Kept, view: View, note: str = "") -> Figure:
     drawn = third.imshow(map, cmap=plots.MAP_COLOURS, vmin=0, vmax=kept.top)
     if map.min() < view.threshold < map.max():
         third.contour(map, levels=[view.threshold], colors="white", linewidths=1)
-    for ax, title in zip((first, second, third), ("image", "found, false, missed", _name_of(kept.scales))):
+    summed = f"anomaly map {' + '.join(f'M{k}' for k in kept.scales)}" if kept.scales else "no scale chosen"
+    for ax, title in zip((first, second, third), ("image", "found, false, missed", summed)):
         ax.set(xticks=[], yticks=[])
         ax.set_title(title, fontsize=10)
         ax.plot(view.column, view.row, "+", color="black", ms=13, mew=3.5)
         ax.plot(view.column, view.row, "+", color="white", ms=12, mew=1.5)
-    _colour_bar(fig, gap, drawn, view.threshold)
+    gap.set_axis_off()
+    box = gap.get_position()  # the bar must not take room from the pictures, whose places clicks are compared with
+    bar = fig.colorbar(drawn, cax=fig.add_axes((box.x0, box.y0, 0.012, box.height)))
+    bar.ax.axhline(view.threshold, color="white", lw=2)
+    bar.ax.tick_params(labelsize=8)
     _similarity_bars(last, kept, view)
     handles = [Patch(color=np.array(colour) / 255, label=name) for name, colour in LEGEND.items()]
-    place = {"loc": "lower center", "bbox_to_anchor": (_middle(second), 0.02)}
-    fig.legend(handles=handles, **place, ncols=3, frameon=False, fontsize=9, handlelength=1, handletextpad=0.4, columnspacing=1.2)
-    fig.text(_middle(third), 0.065, f"white line: threshold {view.threshold:.3f}", fontsize=9, ha="center")
+    below_second, below_third = (float(np.mean(ax.get_position().intervalx)) for ax in (second, third))
+    place = {"loc": "lower center", "bbox_to_anchor": (below_second, 0.02), "frameon": False, "fontsize": 9}
+    fig.legend(handles=handles, **place, ncols=3, handlelength=1, handletextpad=0.4, columnspacing=1.2)
+    fig.text(below_third, 0.065, f"white line: threshold {view.threshold:.3f}", fontsize=9, ha="center")
     fig.text(0.005, 0.065, textwrap.fill(note, 50), fontsize=6.5, va="center")
     return fig
-
-
-def _name_of(scales: Sequence[int]) -> str:
-    return f"anomaly map {' + '.join(f'M{k}' for k in scales)}" if scales else "no scale chosen"
-
-
-def _middle(ax) -> float:
-    return float(np.mean(ax.get_position().intervalx))
-
-
-def _colour_bar(fig: Figure, gap, drawn, threshold: float) -> None:
-    """In the gap: it must not take room from the pictures, whose places clicks are compared with."""
-    gap.set_axis_off()
-    box = gap.get_position()
-    bar = fig.colorbar(drawn, cax=fig.add_axes((box.x0, box.y0, 0.012, box.height)))
-    bar.ax.axhline(threshold, color="white", lw=2)
-    bar.ax.tick_params(labelsize=8)
 
 
 def _similarity_bars(ax, kept: Kept, view: View) -> None:
@@ -229,12 +200,6 @@ def _similarity_bars(ax, kept: Kept, view: View) -> None:
     ax.tick_params(axis="x", labelsize=8, pad=1)
     ax.set_title(f"pixel in row {view.row}, column {view.column}", fontsize=10)
     ax.set_xlabel("similarity (cosine) of teacher and student\nblack line: median of normal pixels", fontsize=8, labelpad=1)
-
-
-def png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
 
 
 def pixel_at(figure: Figure, x: float, y: float) -> tuple[int, int] | None:
@@ -256,23 +221,16 @@ def pixel_at(figure: Figure, x: float, y: float) -> tuple[int, int] | None:
 # --- Widgets ------------------------------------------------------------------------------------------------------
 
 
-def setting(run: Run) -> str:
-    """A run's id without its category: what runs of several categories have in common."""
-    config = run["config"]
-    begin = f"{config['experiment']}-{config['dataset']}-"
-    return begin + run["run_id"].removeprefix(f"{begin}{config['category']}-")
-
-
 class Explorer(widgets.VBox):
     """The widgets. Their values are the only state; `kept` and `view` read them, `figure`, `table` and `text` follow.
 
-    runs: with kept maps and masks, one per setting and category; load: run -> what `results.load_maps` gives
+    runs: with kept maps and masks, one per setting (the id without its category) and category; load: run -> what it kept
     """
 
-    def __init__(self, runs: Sequence[Run], load: Callable[[Run], dict[str, NDArray]]) -> None:
-        self._runs = {(setting(r), r["config"]["category"]): r for r in runs}
+    def __init__(self, runs: Sequence[Run], load: Callable[[Run], Kept]) -> None:
+        self._runs = {(r["run_id"].replace(f"-{r['config']['category']}-", "-", 1), r["config"]["category"]): r for r in runs}
         self._load = lru_cache(maxsize=2)(lambda *key: load(self._runs[key]))  # reading takes time; nothing else is remembered
-        self._kept = lru_cache(maxsize=2)(lambda key, scales: with_scales(self._load(*key), scales))
+        self._kept = lru_cache(maxsize=2)(lambda key, scales: replace(self._load(*key), scales=scales))
         self._settling = False
         self.run = widgets.Dropdown(description="run", options=list(dict.fromkeys(s for s, _ in self._runs)), layout=WHOLE)
         self.category = widgets.Dropdown(description="category", layout={"width": "220px"})
@@ -288,28 +246,18 @@ class Explorer(widgets.VBox):
         # No tooltip: ipywidgets 8.1 then fails to show an Image.
         self.picture = widgets.Image(format="png", layout={"width": "100%", "max_width": "1210px"})
         self.numbers, self.message = widgets.HTML(), widgets.HTML()
-        super().__init__(self._rows())
-        self.add_class("rd-explorer")
-        self._connect()
-        self._settle(anew=True)
-        self.row.value, self.column.value = map(int, np.unravel_index(self._map().argmax(), self._map().shape))
-
-    def __repr__(self) -> str:  # what is shown where widgets are not
-        return "The explorer needs a running JupyterLab; the figure in this notebook shows its first choice."
-
-    def _rows(self) -> list[widgets.Widget]:
-        scales = widgets.HBox([widgets.Label("scales", layout={"margin": "2px 12px 2px 24px"}), *self.scales])
-        return [
-            widgets.HBox([self.run, self.category], layout=WRAP),
-            widgets.HBox([self.image, self.next_false, self.next_miss, self.message], layout=WRAP),
-            widgets.HBox([self.threshold, self.best], layout=WRAP),
-            widgets.HBox([self.strength, scales], layout=WRAP),
-            self.picture,
-            widgets.HBox([self.row, self.column, widgets.Label(CLICKS if Event else NO_CLICKS)], layout=WRAP),
-            self.numbers,
+        rows = [
+            (self.run, self.category),
+            (self.image, self.next_false, self.next_miss, self.message),
+            (self.threshold, self.best),
+            (self.strength, widgets.Label("scales", layout={"margin": "2px 12px 2px 24px"}), *self.scales),
+            (self.picture,),
+            (self.row, self.column, widgets.Label(CLICKS if Event else NO_CLICKS)),
+            (self.numbers,),
         ]
-
-    def _connect(self) -> None:
+        wrap = {"flex_flow": "row wrap", "align_items": "center"}
+        super().__init__([widgets.HBox(row, layout=wrap) if len(row) > 1 else row[0] for row in rows])
+        self.add_class("rd-explorer")
         for widget in (self.run, self.category, *self.scales):
             widget.observe(lambda _: self._settle(anew=True), "value")
         for widget in (self.image, self.threshold, self.strength, self.row, self.column):
@@ -320,6 +268,12 @@ class Explorer(widgets.VBox):
         if Event:
             self.clicks = Event(source=self.picture, watched_events=["click"])
             self.clicks.on_dom_event(self._click)
+        self._settle(anew=True)
+        shown = self.kept().maps[self.image.index]
+        self.row.value, self.column.value = map(int, np.unravel_index(shown.argmax(), shown.shape))
+
+    def __repr__(self) -> str:  # what is shown where widgets are not
+        return "The explorer needs a running JupyterLab; the figure in this notebook shows its first choice."
 
     @property
     def chosen(self) -> Run:
@@ -360,34 +314,26 @@ class Explorer(widgets.VBox):
             if anew:
                 self.threshold.value, self.threshold.max = 0, kept.top  # in this order: the value never exceeds the range
                 self.threshold.value = best_threshold(kept.masks, kept.maps, kept.top)
-            self._show()
+            self.picture.value, self.message.value = plots.png(self.figure(), DPI), ""
+            content = f"{self.table().to_html(border=0)}<p>{escape(self.text())}</p>"
+            self.numbers.value = f'<div class="jp-RenderedHTMLCommon">{content}</div>'  # JupyterLab's look of tables
         except InputError as error:  # a damaged file: no old picture may stand beside the new choice
             self.picture.value, self.numbers.value, self.message.value = b"", escape(str(error)), ""
         finally:
             self._settling = False
-
-    def _show(self) -> None:
-        self.picture.value = png(self.figure())
-        content = f"{self.table().to_html(border=0)}<p>{escape(self.text())}</p>"
-        self.numbers.value = f'<div class="jp-RenderedHTMLCommon">{content}</div>'  # JupyterLab's look of tables
-        self.message.value = ""
 
     def _go(self, wanted: str) -> None:
         index = next_image(self.kept(), self.view(), wanted)
         if index is None:
             self.message.value = f"No other kept image has a {wanted} at this threshold."
         else:
-            self.image.index = index
-            self.message.value = ""
+            self.image.index, self.message.value = index, ""
 
     def _click(self, event: dict[str, Any]) -> None:
         x, y = event["relativeX"] / event["boundingRectWidth"], event["relativeY"] / event["boundingRectHeight"]
         pixel = pixel_at(self.figure(), x, y)
         if pixel:
             self.row.value, self.column.value = pixel
-
-    def _map(self) -> NDArray:
-        return self.kept().maps[self.image.index]
 
 
 def _slider(name: str, *, kind: type = widgets.FloatSlider, **values: Any) -> widgets.Widget:
@@ -412,11 +358,11 @@ def explore(results_dir: str) -> Explorer:
     results_dir: folder that holds runs/
     raises: InputError if no run there did
     """
-    report = Report(results_dir)
-    cosine = [r for r in report.runs if r["config"]["method"] in ("reverse", "conventional") and "au_pro" in r["metrics"]]
-    kept = [r for r in cosine if (report.folder / "runs" / r["run_id"] / "maps.npz").is_file()]
+    folder = resolve(results_dir)
+    cosine = runs.load(folder).query("method in ('reverse', 'conventional') and au_pro.notna()")
+    kept = [run.result for run in cosine.itertuples() if run.path.with_name("maps.npz").is_file()]
     if not kept:
         raise InputError(
             f"{results_dir}: no run there kept maps of images with masks; give results/reference/demo or make a batch (make reproduce)"
         )
-    return Explorer(kept, report.maps)
+    return Explorer(kept, lambda run: Kept.of(folder, run))

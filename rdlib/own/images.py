@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import binomtest
@@ -18,16 +19,17 @@ from rdlib import data, fit, metrics, model
 from rdlib.config import Config, refuse_unknown
 from rdlib.data import ImageSet
 from rdlib.errors import InputError
+from rdlib.inference import choose_device
 from rdlib.own import detector, photos
 from rdlib.own.detector import Detector, Result
-from rdlib.paths import output_folder, resolve
+from rdlib.paths import output_folder, printable, resolve
 from rdlib.report import figures, plots
 from rdlib.run import files
-from rdlib.run.parameters import notebook_parameters
+from rdlib.run.parameters import notebook_parameters, text_parameter
+from rdlib.teachers import load_teacher
 
 DEMO_CATEGORY = "brick"
 LEAST_GOOD = 8
-LARGEST = {"image_size": 1024, "lr": 1000, "sigma": 64}  # as in detector.schema.json: what is trained can be loaded
 MOST_LINES = 40  # of a report on problems
 HEAT_MAP = "_map.png"
 
@@ -69,15 +71,17 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, kind = getattr(self, field.name), type(field.default)
+            if kind is str:
+                value = text_parameter(field.name, value)
             if kind is float and type(value) is int:  # papermill gives an int for "1"
                 value = float(value)
-                object.__setattr__(self, field.name, value)
             if type(value) is not kind:
                 raise InputError(f"{field.name}={value!r}: expected {kind.__name__}, got {type(value).__name__}")
+            object.__setattr__(self, field.name, value)
         for name in ("false_alarm_rate", "held_out_share"):
             if not 0 < getattr(self, name) <= 0.5:
                 raise InputError(f"{name}={getattr(self, name)}: must lie above 0 and not above 0.5")
-        for name, most in LARGEST.items():
+        for name, most in detector.LARGEST.items():  # what is trained can be loaded
             if getattr(self, name) > most:
                 raise InputError(f"{name}={getattr(self, name)}: must not be greater than {most}")
         if self.threads < 0:
@@ -87,24 +91,39 @@ class Settings:
             raise InputError(f"{others[0]} is given but good_dir is empty: give the folder of good images to train on")
         if self.masks_dir and not self.bad_dir:
             raise InputError("masks_dir is given but bad_dir is empty: masks belong to bad images")
-        output_folder("out_dir", self.out_dir)
+        out = output_folder("out_dir", self.out_dir)
         _ = self.config  # checks the rest
+        if self.good_dir:
+            refuse_overlaps({f"{name}_dir": folder for name, folder in self.folders.items()} | {"out_dir": out})
 
     @property
     def config(self) -> Config:
         return detector.config_of(**{name: getattr(self, name) for name in detector.KEPT})
 
     @property
-    def folders(self) -> dict[str, Path | None]:
-        """good, check, bad, masks, new -> folder; those of the demo photographs if nothing is given."""
+    def folders(self) -> dict[str, Path]:
+        """Those that are given of good, check, bad, masks, new; those of the demo photographs if none is."""
         if not self.good_dir:
             from rdlib.demo import demo_root
 
-            demo = demo_root() / DEMO_CATEGORY
             places = {"good": "train/good", "check": "test/good", "bad": "test", "masks": "ground_truth"}
-            return {name: demo / place for name, place in places.items()} | {"new": None}
+            return {name: demo_root() / DEMO_CATEGORY / place for name, place in places.items()}
         given = {name: getattr(self, f"{name}_dir") for name in ("good", "check", "bad", "masks", "new")}
-        return {name: resolve(folder) if folder else None for name, folder in given.items()}
+        return {name: resolve(folder) for name, folder in given.items() if folder}
+
+
+def refuse_overlaps(given: dict[str, Path]) -> None:
+    """No folder may hold another one, after links: its images would be used twice, or the next run would read what this one wrote.
+
+    Two may: bad_dir what lies in a subfolder "good", which it leaves out; out_dir photographs, beside what is written.
+    given: parameter -> folder
+    raises: InputError naming both parameters
+    """
+    bad = len(given["bad_dir"].resolve().parts) if "bad_dir" in given else 0
+    left_out = {(name, "bad_dir") for name, folder in given.items() if "good" in folder.resolve().parts[bad:]}
+    problems = data.overlapping(given, left_out | {(name, "out_dir") for name in given})
+    if problems:
+        raise InputError(printable(problems[0]))
 
 
 def from_notebook(namespace: dict[str, Any]) -> Settings:
@@ -123,7 +142,7 @@ def from_notebook(namespace: dict[str, Any]) -> Settings:
 
 @dataclass(frozen=True)
 class Photo:
-    """group: train, threshold, check, bad or new; name: relative to its folder; mask: file, of some bad ones"""
+    """group: train, threshold, check, bad or new; name: relative to its folder, printable; mask: file, of some bad ones"""
 
     group: str
     name: str
@@ -133,35 +152,28 @@ class Photo:
 
 @dataclass(frozen=True)
 class Photos:
-    """train: fitted into the square; scored: all others, in the order of their groups; sizes: (W, H) seen per group"""
+    """train: fitted into the square; scored: all others, in the order of their groups; sizes: (W, H) seen per group
+
+    remarks: sentences on what reading passed over or decided
+    """
 
     train: ImageSet
     scored: tuple[Photo, ...]
     sizes: dict[str, set[tuple[int, int]]]
+    remarks: tuple[str, ...]
 
     def of(self, group: str) -> list[Photo]:
         return [photo for photo in self.scored if photo.group == group]
-
-    def table(self) -> pd.DataFrame:
-        """How many images there are of each group, and what becomes of them."""
-        uses = {
-            "train": "good: trains the network",
-            "threshold": "good, held out: sets the threshold",
-            "check": "good, never used before: measures the false-alarm rate",
-            "bad": "bad: measures what is found",
-            "new": "scored, nothing is known about them",
-        }
-        counts = {"train": len(self.train)} | {group: len(self.of(group)) for group in list(uses)[1:]}
-        return pd.DataFrame([{"group": g, "images": counts[g], "use": use} for g, use in uses.items()]).set_index("group")
 
 
 def collect(settings: Settings) -> Photos:
     """Find, decode and check every photograph before anything is trained, and split the good ones.
 
-    raises: InputError with all problems in one report, each naming its files and the mend
+    raises: InputError with all problems in one report, each naming its files and the remedy
     """
     folders, problems = settings.folders, []
-    paths = {g: photos.find(folders[g], problems, "good" if g == "bad" else "") for g in ("good", "check", "bad", "new") if folders[g]}
+    said = {group: {} for group in folders}
+    paths = {g: photos.find(folder, problems, "good" if g == "bad" else "", said[g]) for g, folder in folders.items() if g != "masks"}
     if folders["good"].is_dir() and len(paths["good"]) < LEAST_GOOD:
         problems.append(
             f"{folders['good']}: {len(paths['good'])} good images; at least {LEAST_GOOD} are needed, most to train, "
@@ -170,28 +182,20 @@ def collect(settings: Settings) -> Photos:
     problems += [
         f"{folders[g]}: no images; add some, or leave {g}_dir empty" for g in paths if g != "good" and folders[g].is_dir() and not paths[g]
     ]
-    where = resolve(settings.out_dir).resolve()  # without ".." and links
-    problems += [
-        f"out_dir={settings.out_dir}: lies in {folder}, the next run would read what this one writes; choose another"
-        for folder in folders.values()
-        if folder and where.is_relative_to(folder.resolve())
-    ]
-    masks = _masks(folders, paths.get("bad", []), problems)
-    squares, sizes = _decode(settings, paths, masks, problems)
+    masks = _masks(folders, paths.get("bad", []), problems, said)
+    squares, sizes = _decode(settings, paths, masks, problems, said)
     if problems:
         more = [f"... and {len(problems) - MOST_LINES} more"] * (len(problems) > MOST_LINES)
-        raise InputError("\n  ".join([f"{len(problems)} problem(s) with the photographs:", *problems[:MOST_LINES], *more]))
-    named = {g: [Photo(g, path.relative_to(folders[g]).as_posix(), path, masks.get(path)) for path in paths.get(g, [])] for g in folders}
-    train, threshold, check = split(len(named["good"]), settings)
-    groups = {
-        "threshold": [named["good"][i] for i in threshold],
-        "check": [named["good"][i] for i in check] + named["check"],
-        "bad": named["bad"],
-        "new": named["new"],
-    }
-    scored = tuple(dataclasses.replace(photo, group=group) for group, members in groups.items() for photo in members)
-    names = tuple(named["good"][i].name for i in train)
-    return Photos(ImageSet(np.stack([squares[i] for i in train]), np.zeros(len(train), np.uint8), names), scored, sizes)
+        raise InputError(printable("\n  ".join([f"{len(problems)} problem(s) with the photographs:", *problems[:MOST_LINES], *more])))
+    good = paths["good"]
+    train, threshold, check = split(len(good), settings)
+    groups = {"threshold": [good[i] for i in threshold], "check": [good[i] for i in check] + paths.get("check", [])}
+    groups |= {group: paths.get(group, []) for group in ("bad", "new")}
+    names = {path: printable(path.relative_to(folders[g]).as_posix()) for g, found in paths.items() for path in found}
+    scored = tuple(Photo(group, names[path], path, masks.get(path)) for group, found in groups.items() for path in found)
+    squares, trained_on = np.stack([squares[i] for i in train]), tuple(names[good[i]] for i in train)
+    remarks = tuple(printable(f"{g}_dir: {sentence}") for g, folder in folders.items() for sentence in data.sentences(said[g], folder))
+    return Photos(ImageSet(squares, np.zeros(len(train), np.uint8), trained_on), scored, sizes, remarks)
 
 
 def split(count: int, settings: Settings) -> tuple[list[int], list[int], list[int]]:
@@ -200,19 +204,19 @@ def split(count: int, settings: Settings) -> tuple[list[int], list[int], list[in
     Without check_dir the held-out images are halved: a threshold must not be judged by the images that set it.
     """
     order = np.random.default_rng(settings.seed).permutation(count)
-    own_check = not settings.folders["check"]
+    own_check = "check" not in settings.folders
     held_out = max(2 if own_check else 1, round(count * settings.held_out_share))
     for_threshold = held_out - held_out // 2 if own_check else held_out
     parts = order[held_out:], order[:for_threshold], order[for_threshold:held_out]
     return tuple(sorted(part.tolist()) for part in parts)
 
 
-def _masks(folders: dict[str, Path | None], bad: list[Path], problems: list[str]) -> dict[Path, Path]:
+def _masks(folders: dict[str, Path], bad: list[Path], problems: list[str], said: dict[str, data.Said]) -> dict[Path, Path]:
     """Bad image -> its mask, paired by name; every image must have one and every mask an image."""
-    folder = folders["masks"]
-    if folder is None:
+    if "masks" not in folders:
         return {}
-    there = {path.relative_to(folder).with_suffix("").as_posix(): path for path in photos.find(folder, problems)}
+    folder = folders["masks"]
+    there = {path.relative_to(folder).with_suffix("").as_posix(): path for path in photos.find(folder, problems, said=said["masks"])}
     found = {}
     for path in bad:
         name = path.relative_to(folders["bad"]).with_suffix("").as_posix()
@@ -226,22 +230,22 @@ def _masks(folders: dict[str, Path | None], bad: list[Path], problems: list[str]
 
 
 def _decode(
-    settings: Settings, paths: dict[str, list[Path]], masks: dict[Path, Path], problems: list[str]
+    settings: Settings, paths: dict[str, list[Path]], masks: dict[Path, Path], problems: list[str], said: dict[str, data.Said]
 ) -> tuple[list[NDArray], dict[str, set[tuple[int, int]]]]:
     """Decode every file once: squares of the good images, the sizes seen; equal pictures in good, check and bad are a problem."""
     squares, sizes, seen = [], {}, {}
     for group, path in ((group, path) for group, members in paths.items() for path in members):
         try:
-            image = photos.read(path)
+            image = photos.read(path, said[group])
             photos.check_shape(path, image.size, settings.image_size)
+            if path in masks:
+                _check_mask(masks[path], image.size, said["masks"])
         except InputError as error:
             problems.append(str(error))
             continue
         sizes.setdefault(group, set()).add(image.size)
         if group == "good":
             squares.append(photos.to_square(image, settings.image_size))
-        if path in masks:
-            problems += _mask_problems(masks[path], image.size)
         if group != "new":
             first = seen.setdefault(data.pixel_hash(image), path)
             if first != path:
@@ -249,15 +253,12 @@ def _decode(
     return squares, sizes
 
 
-def _mask_problems(path: Path, size: tuple[int, int]) -> list[str]:
-    try:
-        mask = data.read_mask(path)
-    except InputError as error:
-        return [str(error)]
+def _check_mask(path: Path, size: tuple[int, int], said: data.Said) -> None:
+    mask = data.read_mask(path, said)
     if mask.size != size:
-        return [f"{path}: mask is {mask.width}x{mask.height}, its image is {size[0]}x{size[1]}; make them equal"]
-    empty = not np.asarray(mask).any()
-    return [f"{path}: mask is empty, but its image is in bad_dir; mark what is bad, or move the image"] * empty
+        raise InputError(f"{path}: mask is {mask.width}x{mask.height}, its image is {size[0]}x{size[1]}; make them equal")
+    if not data.region_of(mask).any():
+        raise InputError(f"{path}: mask is empty, but its image is in bad_dir; mark what is bad, or move the image")
 
 
 # --- Training -----------------------------------------------------------------------------------------------------
@@ -268,10 +269,10 @@ def train(found: Photos, settings: Settings, on_epoch: Callable[[int, float], No
 
     returns: detector, mean loss of each epoch
     """
-    cfg, device = settings.config, fit.choose_device(settings.device)
+    cfg = settings.config
     fit.seed_everything(cfg)
-    teacher, _ = model.load_teacher(cfg.teacher, cfg.normalise, settings.weights)
-    net = model.build(cfg, teacher).to(device)
+    teacher, _ = load_teacher(cfg.teacher, cfg.normalise, settings.weights)
+    net = model.build(cfg, teacher).to(choose_device(settings.device))
     losses = fit.fit(net, found.train, cfg, on_epoch)
     net, sha256 = detector.assemble(cfg, detector.trained_tensors(net), settings.device, settings.weights)
     scores = np.array([detector.photo_map(net, cfg, photos.read(p.path)).max() for p in found.of("threshold")], np.float64)
@@ -281,58 +282,87 @@ def train(found: Photos, settings: Settings, on_epoch: Callable[[int, float], No
 # --- Scoring ------------------------------------------------------------------------------------------------------
 
 
+def claim(out: Path) -> FileLock:
+    """Make the folder of results and lock it until the process ends or releases it.
+
+    raises: InputError if another run holds it, or it cannot be made
+    """
+    lock = FileLock(out / ".lock", timeout=0, is_singleton=True)  # a notebook may be run again in its kernel
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{out}: another run of this notebook writes there; wait until it is done, or give another out_dir") from None
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); give another out_dir or allow writing there") from None
+    return lock
+
+
 @dataclass(frozen=True)
 class Scored:
     """table: one row per image; maps, masks: (N, S, S) of the check and bad images if there are masks, for pixel metrics.
 
     For those, each photograph's map and mask are stretched to the square of S = image_size px, so that each weighs the same.
+    remarks: a sentence for each heat map that could not be drawn
     """
 
     table: pd.DataFrame
-    maps: NDArray | None
-    masks: NDArray | None
+    maps: NDArray | None = None
+    masks: NDArray | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def score_photos(judge: Detector, found: Photos, out: Path, on_photo: Callable[[], Any] = lambda: None) -> Scored:
-    """Score all photographs that were not trained on; write `out/scores.csv` and a heat map of each below `out/heatmaps`."""
-    for stale in (out / "heatmaps").rglob(f"*{HEAT_MAP}"):
-        stale.unlink()
-    rows, pixels, with_masks = [], [], any(photo.mask for photo in found.scored)
+    """Score all photographs that were not trained on; write `out/scores.csv` and a heat map of each below `out/heatmaps`.
+
+    Heat maps that only an earlier scores.csv names are deleted. One that cannot be drawn costs a remark and an empty cell.
+    raises: InputError if a photograph cannot be read any more, or scores.csv cannot be written
+    """
+    rows, pixels, remarks, with_masks = [], [], [], any(photo.mask for photo in found.scored)
     for photo in found.scored:
         image = photos.read(photo.path)
         result = judge.score(image)
-        picture = Path("heatmaps", photo.group, photo.name).with_suffix("")
-        picture = picture.with_name(picture.name + HEAT_MAP)
-        figures.save_figure(plots.heat_map(image, result.map, result.threshold, caption(photo, result)), out / picture)
-        rows.append(_row(photo, image, result) | {"heat_map": picture.as_posix()})
+        rows.append(_row(photo, image, result))
+        try:
+            draw(photo, image, result, out / rows[-1]["heat_map"])
+        except Exception as error:  # fonts, LaTeX, long names, a full disk: the scores go on
+            remarks.append(f"{photo.group}: {photo.name}: no heat map ({printable(error).splitlines()[0][:200]})")
+            rows[-1]["heat_map"] = ""
         if with_masks and photo.group in ("check", "bad"):
             pixels.append(_stretched(photo, image.size, result, judge.cfg))
         on_photo()
     table = pd.DataFrame(rows)
+    for stale in _listed(out) - set(table["heat_map"]):
+        (out / stale).unlink(missing_ok=True)
     files.write_atomically(out / "scores.csv", table.to_csv(index=False))
     maps, masks = map(np.stack, zip(*pixels)) if pixels else (None, None)
-    return Scored(table, maps, masks)
+    return Scored(table, maps, masks, tuple(remarks))
 
 
-def caption(photo: Photo, result: Result) -> str:
+def draw(photo: Photo, image: Image.Image, result: Result, path: Path) -> None:
+    """Write the heat map of one photograph."""
     word = "ALARM" if result.is_anomalous else "no alarm"
     name = photo.name if len(photo.name) <= 50 else "..." + photo.name[-47:]
-    return f"{photo.group}: {name}\n{word}: score {result.score:.3f}, threshold {result.threshold:.3f}"
+    caption = f"{photo.group}: {name}\n{word}: score {result.score:.3f}, threshold {result.threshold:.3f}"
+    figures.save_figure(plots.heat_map(image, result.map, result.threshold, caption), path)
+
+
+def _listed(out: Path) -> set[str]:
+    """The heat maps that the scores.csv of an earlier run names."""
+    try:
+        names = pd.read_csv(out / "scores.csv", dtype=str, keep_default_na=False)["heat_map"]
+    except (OSError, ValueError, KeyError):  # there is none, or it is none of this notebook
+        return set()
+    ours = (out / "heatmaps").resolve()
+    return {n for n in names if n.endswith(HEAT_MAP) and (out / n).resolve().is_relative_to(ours)}
 
 
 def _row(photo: Photo, image: Image.Image, result: Result) -> dict[str, Any]:
     """One line of scores.csv. peak_x, peak_y: the most anomalous pixel, from the top left corner"""
-    return {
-        "group": photo.group,
-        "file": photo.name,
-        "score": result.score,
-        "threshold": result.threshold,
-        "is_anomalous": result.is_anomalous,
-        "peak_x": result.peak[0],
-        "peak_y": result.peak[1],
-        "width": image.width,
-        "height": image.height,
-    }
+    row = {"group": photo.group, "file": photo.name, "score": result.score, "threshold": result.threshold}
+    row |= {"is_anomalous": result.is_anomalous, "peak_x": result.peak[0], "peak_y": result.peak[1]}
+    picture = f"heatmaps/{photo.group}/{Path(photo.name).with_suffix('')}{HEAT_MAP}"
+    return row | {"width": image.width, "height": image.height, "heat_map": picture}
 
 
 def _stretched(photo: Photo, size: tuple[int, int], result: Result, cfg: Config) -> tuple[NDArray, NDArray]:
@@ -343,66 +373,39 @@ def _stretched(photo: Photo, size: tuple[int, int], result: Result, cfg: Config)
     return stretched, data.resize_mask(mask, cfg.image_size, cfg.mask_rule)
 
 
+def telling(table: pd.DataFrame) -> list[str]:
+    """Heat maps worth a look: the bad images with the lowest and the highest score, the good and the new one with the highest.
+
+    table: of `score_photos`
+    """
+    drawn = table[table["heat_map"] != ""].assign(label=table["group"] == "bad")
+    parts = [drawn[drawn["group"].isin(groups)].to_dict("records") for groups in (("check", "bad"), ("new",))]
+    return [part[i]["heat_map"] for part in parts for i in dict.fromkeys(figures.telling_images({"images": part}, each=1))]
+
+
 # --- Measuring ----------------------------------------------------------------------------------------------------
 
 
-def measure(scored: Scored) -> pd.DataFrame:
-    """What can be measured with the images there are.
+def measure(judge: Detector, scored: Scored) -> pd.DataFrame:
+    """The threshold, and what can be measured with the images there are.
 
-    returns: rows quantity, value in per cent, interval (Wilson, 95 %) where it is a share, counted on
+    returns: rows quantity; columns value, unit, interval (Wilson, 95 %) where it is a share, counted on
     """
-    table = scored.table
-    groups = {group: table[table["group"] == group] for group in ("check", "bad")}
-    rows = [
-        _share(name, part["is_anomalous"].to_numpy(), f"{len(part)} {group} images")
-        for (group, part), name in zip(groups.items(), ("false-alarm rate", "bad images found"))
-        if len(part)
-    ]
-    if len(groups["bad"]):
-        both = table[table["group"].isin(groups)]
-        labels, scores = (both["group"] == "bad").to_numpy(int), both["score"].to_numpy()
-        counted = f"{len(groups['check'])} check and {len(groups['bad'])} bad images"
-        values = {"image AUROC": metrics.image_auroc(labels=labels, scores=scores)}
+    check, bad = (scored.table[scored.table["group"] == group] for group in ("check", "bad"))
+    rows = {"threshold": (judge.threshold.value, "", "", f"{judge.threshold.count} held-out good images")}
+    for name, part, what in (("false-alarm rate", check, "check images"), ("bad images found", bad, "bad images")):
+        if len(part):
+            hits = int(part["is_anomalous"].sum())
+            interval = binomtest(hits, len(part)).proportion_ci(0.95, method="wilson")
+            shown = f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+            rows[name] = (100 * hits / len(part), "%", shown, f"{hits} of {len(part)} {what}")
+    if len(check) and len(bad):
+        labels = np.repeat([0, 1], [len(check), len(bad)])
+        values = {"image AUROC": metrics.image_auroc(labels=labels, scores=np.concatenate([check["score"], bad["score"]]))}
         if scored.masks is not None:
             pixels = {"masks": scored.masks, "maps": scored.maps}
             found = metrics.pixel_metrics(**pixels) | {"au_pro_per_image": metrics.au_pro_per_image(**pixels)}
             values |= {"pixel AUROC": found["pixel_auroc"], "AU-PRO": found["au_pro"], "AU-PRO per image": found["au_pro_per_image"]}
-        rows += [{"quantity": name, "value, %": 100 * value, "interval, %": "", "counted on": counted} for name, value in values.items()]
-    return pd.DataFrame(rows).set_index("quantity")
-
-
-def _share(name: str, hits: NDArray, counted: str) -> dict[str, Any]:
-    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(0.95, method="wilson")
-    return {
-        "quantity": name,
-        "value, %": 100 * hits.mean(),
-        "interval, %": f"{100 * interval.low:.1f} to {100 * interval.high:.1f}",
-        "counted on": f"{int(hits.sum())} of {counted}",
-    }
-
-
-def write_measures(path: Path, judge: Detector, scored: Scored, onnx_difference: float, onnx_images: int) -> None:
-    """Threshold, all that `measure` finds and the parity of ONNX as one CSV: quantity, value, unit, interval, counted on.
-
-    onnx_difference: of `detector.onnx_difference` over `onnx_images` photographs
-    raises: InputError if it cannot be written
-    """
-    measured = measure(scored).set_axis(["value", "interval", "counted on"], axis=1).assign(unit="%")
-    first = _plain("threshold", judge.threshold.value, f"{judge.threshold.count} held-out good images")
-    last = _plain("ONNX, largest difference of a pixel", onnx_difference, f"{onnx_images} images")
-    table = pd.concat([first, measured, last])[["value", "unit", "interval", "counted on"]]
-    files.write_atomically(path, table.rename_axis("quantity").to_csv())
-
-
-def _plain(quantity: str, value: float, counted: str) -> pd.DataFrame:
-    return pd.DataFrame({"value": value, "unit": "", "interval": "", "counted on": counted}, index=[quantity])
-
-
-def telling(scored: Scored) -> list[str]:
-    """Heat maps worth a look: the good image nearest to an alarm, bad ones from missed to plainest, the highest new one."""
-    places = {"check": [1.0], "bad": [0.0, 0.5, 1.0], "new": [1.0]}
-    chosen = []
-    for group, shares in places.items():
-        ranked = scored.table[scored.table["group"] == group].sort_values("score", kind="stable")["heat_map"].tolist()
-        chosen += [ranked[i] for i in sorted({round(share * (len(ranked) - 1)) for share in shares})] if ranked else []
-    return chosen
+        rows |= {name: (100 * value, "%", "", f"{len(check)} check and {len(bad)} bad images") for name, value in values.items()}
+    columns = ["value", "unit", "interval", "counted on"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("quantity")

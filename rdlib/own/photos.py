@@ -7,71 +7,46 @@ is stretched or cut off, photographs of one folder may differ in shape, and the 
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from rdlib import data
 from rdlib.errors import InputError
 
 GEOMETRY = "longer side to image_size, aspect ratio kept, top left, mirrored at the edge to a square"
-SUFFIXES = (*data.IMAGE_SUFFIXES, ".webp")
-NOT_OURS = {"thumbs.db", "desktop.ini"}  # what operating systems put into folders of pictures
 SHORTEST = 16  # px in the square: one cell of the teacher's deepest feature map
 
 
 # --- Files --------------------------------------------------------------------------------------------------------
 
 
-def find(folder: Path, problems: list[str], leave_out: str = "") -> list[Path]:
-    """All images below a folder, in order of name; hidden files are passed over.
+def find(folder: Path, problems: list[str], leave_out: str = "", said: data.Said | None = None) -> list[Path]:
+    """All images below a folder, in order of name; links to folders are followed, what systems leave there is passed over.
 
     leave_out: name of subfolders that are not entered
     problems: gets a sentence for a missing folder, and for each file that is no image or shares its name with another
+    said: gets the notes that are passed over
     """
     if not folder.is_dir():
         problems.append(f"{folder}: no such folder; give an existing one")
-        return []
-    there = (p.relative_to(folder) for p in sorted(folder.rglob("*")) if not p.is_dir())
-    names = [
-        name
-        for name in there
-        if not any(part.startswith(".") for part in name.parts) and name.name.lower() not in NOT_OURS and leave_out not in name.parts[:-1]
-    ]
-    images = [name for name in names if name.suffix.lower() in SUFFIXES]
-    problems += [f"{folder / name}: not an image ({', '.join(SUFFIXES)}); move it away" for name in names if name not in images]
-    stems = Counter(name.with_suffix("") for name in images)
-    problems += [
-        f"{folder / name}: another image has this name with another suffix; rename one"
-        for name in images
-        if stems[name.with_suffix("")] > 1
-    ]
-    return [folder / name for name in images]
+    there = [p for p in data.files_below(folder) if leave_out not in p.relative_to(folder).parts[:-1]]
+    return data.images_among(there, problems, {} if said is None else said)
 
 
-def read(path: str | Path) -> Image.Image:
-    """RGB photograph, turned upright as its EXIF orientation says.
+def read(path: str | Path, said: data.Said | None = None) -> Image.Image:
+    """RGB photograph, upright, as `data.read_image` reads it.
 
     raises: InputError naming the file if it is not there or cannot be decoded
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
-    try:
-        with data.open_image(Path(path)) as image:
-            return upright(image)
-    except Exception as error:  # a broken file can make Pillow's decoders raise nearly anything
-        raise InputError(f"{path}: cannot be decoded ({error}); replace the file") from None
+    return data.read_image(Path(path), said)
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """RGB photograph, turned as its EXIF orientation says; what is that already stays as it is.
-
-    raises: InputError for floats and 32-bit integers (data.to_rgb)
-    """
-    return data.to_rgb(ImageOps.exif_transpose(image))
+upright = data.to_rgb
 
 
 def check_shape(name: str | Path, photo: tuple[int, int], size: int) -> None:

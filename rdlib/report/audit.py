@@ -12,10 +12,9 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdlib import demo
-from rdlib.batch import acquire
+from rdlib import data, demo
 from rdlib.config import MVTEC_COUNTS, Config
-from rdlib.data import DataError, find_items, load_mvtec, read_image, read_mask, resize, resize_mask
+from rdlib.data import DataError, find_items, load_mvtec, read_image, read_mask, region_of, resize, resize_mask
 from rdlib.metrics import count_regions
 from rdlib.paths import resolve
 
@@ -32,7 +31,7 @@ def category_folders(dataset: str, data_root: str | Path = "", categories: str =
     if not str(data_root) and dataset != "demo":
         raise DataError("data_root is empty: give the folder that holds the categories, for example -p data_root data/mvtec")
     root = resolve(data_root) if str(data_root) else demo.demo_root()
-    there = [p.name for p in acquire.categories(root)]
+    there = [p.name for p in data.categories(root)]
     wanted = [name.strip() for name in categories.split(",") if name.strip()] or there
     missing = sorted(set(wanted) - set(there))
     if missing or not wanted:
@@ -63,12 +62,13 @@ def audit_category(folder: Path, cfg: Config) -> dict[str, Any]:
     cfg: its image_size (px) and mask_rule decide which regions vanish
     returns: counts of images and 8-connected regions; image sizes before resizing (width x height, px);
         share of the image that is anomalous, in per cent, over anomalous images; manifest (64 hex digits);
-        duplicates, (train name, test name) of images with the same pixels, whatever their names or file formats
+        duplicates, (train name, test name) of images with the same pixels, whatever their names or file formats;
+        remarks, sentences on what reading passed over or decided
     raises: DataError with every problem found
     """
     loaded = load_mvtec(folder, cfg)
     train, test, _ = find_items(folder)
-    masks = [np.asarray(read_mask(item.mask)) > 0 for item in test if item.mask]
+    masks = [region_of(read_mask(item.mask)) for item in test if item.mask]
     shares = [100 * mask.mean() for mask in masks] or [float("nan")]
     return {
         "category": folder.name,
@@ -84,6 +84,7 @@ def audit_category(folder: Path, cfg: Config) -> dict[str, Any]:
         "vanished": loaded.notes["vanished_regions"],
         "manifest": loaded.manifest,
         "duplicates": list(loaded.duplicates),
+        "remarks": list(loaded.said),
     }
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -63,22 +64,22 @@ class Kept:
     paths: tuple[str, ...]
     scales: tuple[int, ...]
 
-    @property
+    @classmethod
+    def of(cls, folder: Path, run: dict[str, Any]) -> Self | None:
+        """The images and maps of the run in `folder/runs`, or None if it kept none.
+
+        raises: InputError naming the file if it is damaged
+        """
+        found = record.load_maps(folder / "runs" / run["run_id"])
+        if found is None:
+            return None
+        arrays = {name: found[name] for name in ("images", "masks", "scale_maps")}
+        return cls(**arrays, paths=tuple(map(str, found["paths"])), scales=tuple(run["config"]["scales"]))
+
+    @cached_property
     def maps(self) -> NDArray:
         """(N, H, W), the sum over the scales; zero without any."""
         return self.scale_maps[[k - 1 for k in self.scales]].sum(0)
-
-
-def kept(folder: Path, run: dict[str, Any]) -> Kept | None:
-    """The images and maps of the run in `folder/runs`, or None if it kept none.
-
-    raises: InputError naming the file if it is damaged
-    """
-    found = record.load_maps(folder / "runs" / run["run_id"])
-    if found is None:
-        return None
-    paths = tuple(map(str, found.pop("paths")))
-    return Kept(**found, paths=paths, scales=tuple(run["config"]["scales"]))
 
 
 def grid(chosen: pd.DataFrame, columns: dict[str, dict[str, Kept]], note: str = "") -> Figure:

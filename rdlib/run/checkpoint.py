@@ -2,7 +2,8 @@
 
 Two files per run, the newest and the one before. Each is a sha256 followed by torch's format, written under another name,
 flushed and renamed: a file that is there is whole, and one that was damaged later is noticed and the previous one used.
-Nothing in them is pickled code; they are read with `weights_only`.
+Nothing in them is pickled code; they are read with `weights_only`. Python's, NumPy's and torch's global random states are not
+in them: training draws from its own generator of batches only, which the state holds.
 """
 
 from __future__ import annotations
@@ -12,21 +13,19 @@ import hashlib
 import io
 import json
 import pickle
-import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from rdlib.errors import InputError
-from rdlib.run.files import write_atomically
-from rdlib.run.record import FORMAT, NUMERICS
+from rdlib.run.files import FORMAT, NUMERICS, write_atomically
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 DIGEST = hashlib.sha256().digest_size
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass
@@ -62,29 +61,27 @@ class Checkpoint:
         raises: InputError if the disk is full or not writable; what was there stays
         """
         buffer = io.BytesIO()
-        everything = {"identity": json.dumps(self.identity), "notes": json.dumps(self.notes), "random": random_state(), "state": state}
-        torch.save(everything, buffer)
+        torch.save({"identity": json.dumps(self.identity), "notes": json.dumps(self.notes), "state": state}, buffer)
         content = buffer.getvalue()
-        newest = self.folder / NEWEST
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(newest, hashlib.sha256(content).digest() + content, keep=self.folder / PREVIOUS)
+        write_atomically(self.folder / NEWEST, hashlib.sha256(content).digest() + content, keep=self.folder / PREVIOUS)
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state that is whole, after restoring `notes` and every random generator; None if there is none.
+        """The newest state that is whole, after restoring `notes`; None if there is none.
 
         A newest one that is damaged is removed, so that the next `save` does not put it in the place of the good one before.
 
-        raises: InputError if it belongs to another configuration, data, weights or format, or is none of ours
+        raises: InputError if it belongs to another configuration, data, weights or format, or is no checkpoint
         """
-        found = next((f for f in map(self._read, (NEWEST, PREVIOUS)) if f is not None), None)
-        if found is None:
+        raw = next((raw for raw in map(self._whole, (NEWEST, PREVIOUS)) if raw is not None), None)
+        if raw is None:
             return None
         try:
+            found = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
             there, notes, epochs = dict(json.loads(found["identity"])), json.loads(found["notes"]), len(found["state"]["losses"])
-            set_random_state(found["random"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-            raise self._not_ours(error) from None
+        except UNREADABLE as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{self.folder}: its checkpoint is not rdlib's ({why}); remove {NEWEST} and {PREVIOUS} there") from None
         different = sorted(k for k in there.keys() | self.identity.keys() if there.get(k) != self.identity.get(k))
         if different:
             raise InputError(
@@ -94,11 +91,8 @@ class Checkpoint:
         self.resumed_from, self.notes[:] = epochs, notes
         return found["state"]
 
-    def _not_ours(self, error: Exception) -> InputError:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return InputError(f"{self.folder}: its checkpoint is not one of ours ({why}); remove {NEWEST} and {PREVIOUS} there")
-
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _whole(self, name: str) -> bytes | None:
+        """The content of a checkpoint file, if it is what was written."""
         path = self.folder / name
         if not path.is_file():
             return None
@@ -107,34 +101,9 @@ class Checkpoint:
             with contextlib.suppress(OSError):  # a read-only folder: nothing will be saved there either
                 path.unlink()  # damaged
             return None
-        try:
-            return torch.load(io.BytesIO(raw[DIGEST:]), map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self._not_ours(error) from None
+        return raw[DIGEST:]
 
     def remove(self) -> None:
         """The run is finished: its result is what counts."""
         for name in (NEWEST, PREVIOUS):
             (self.folder / name).unlink(missing_ok=True)
-
-
-def random_state() -> dict[str, Any]:
-    """Every generator of this process that training could draw from, in types that `weights_only` reads."""
-    version, values, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": [version, list(values), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    version, values, gauss = state["python"]
-    random.setstate((version, tuple(values), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from rdlib.errors import InputError
 
+FORMAT = 1  # of a run file
+NUMERICS = 2  # raise it when the same configuration trains or scores to other bits; 2: since 0.2.0 (memory layout, fused Adam)
+
 
 def write_atomically(path: Path, content: str | bytes, keep: Path | None = None) -> None:
     """Write to a temporary file beside `path`, flush it to disk, rename: a reader sees all of it or nothing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from os import PathLike
 from types import ModuleType
 from typing import Any
 
@@ -57,6 +58,22 @@ def notebook_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
         for name, value in namespace.items()
         if not name.startswith("_") and name not in ipython and not isinstance(value, ModuleType) and not callable(value)
     }
+
+
+def text_parameter(name: str, value: Any) -> str:
+    """The text of a parameter that papermill may have taken for something else: -p x 2024_01 gives 202401, -p x 007 gives 7.
+
+    True and False are read back, since each has one spelling; a number has several, so nobody can tell what was typed.
+    raises: InputError naming the parameter and the flag that passes text on as it is
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise InputError(
+            f"{name}={value!r}: is a number, and as text it may have been typed otherwise (2024_01 becomes 202401); "
+            f"write it in quotes, with papermill -r {name} TEXT instead of -p"
+        )
+    if not isinstance(value, str | bool | PathLike):
+        raise InputError(f"{name}={value!r}: expected str, got {type(value).__name__}")
+    return str(value)
 
 
 def from_notebook(namespace: dict[str, Any]) -> tuple[Config, Where]:

@@ -10,6 +10,7 @@ from made_up_runs import failed, run
 
 from rdlib.batch import reference
 from rdlib.errors import InputError
+from rdlib.report import runs
 from rdlib.run import record
 from rdlib.score import Scores
 
@@ -58,10 +59,11 @@ def test_of_normal_images_the_two_nearest_to_an_alarm_keep_their_maps(tmp_path):
     result = run(dataset="demo", category="brick", teacher="efficientnet_lite0", epochs=15, images=images)
     masks = np.repeat([np.zeros((8, 8), bool), np.eye(8, dtype=bool)], 7, axis=0)
     scores = Scores(np.zeros((3, 14, 8, 8), np.float32), masks.any((1, 2)), masks, tuple(path for path, *_ in images))
-    source = tmp_path / "source" / result["run_id"]
+    source = tmp_path / "runs" / result["run_id"]
     source.mkdir(parents=True)
     record.save_maps(source, scores, np.zeros((14, 3, 8, 8), np.uint8))
-    reference._copy_shown_maps([result], source.parent, tmp_path / "target")
+    (source / "result.json").write_text(json.dumps(result))
+    reference._copy_shown_maps(runs.load(tmp_path), source.parent, tmp_path / "target")
     kept = record.load_maps(tmp_path / "target" / result["run_id"])["paths"]
     assert [p for p in kept if "good" in p] == ["test/good/5.png", "test/good/6.png"] and any("hole" in p for p in kept)
 

@@ -16,7 +16,8 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from rdlib.errors import InputError
 from rdlib.own import explorer
-from rdlib.own.explorer import FALSE, FOUND, MISSED, View
+from rdlib.own.explorer import Kept, View
+from rdlib.report import plots
 from rdlib.run import record
 from rdlib.score import Scores
 
@@ -26,8 +27,7 @@ def kept(masks, maps, scales=(1,), images=None):
     masks, maps = np.asarray(masks, bool), np.asarray(maps, np.float32)
     maps = maps if maps.ndim == 4 else maps[None]
     images = np.full((len(masks), 3, *masks.shape[1:]), 100, np.uint8) if images is None else images
-    paths = [f"test/hole/{i}.png" for i in range(len(masks))]
-    return explorer.with_scales({"images": images, "masks": masks, "scale_maps": maps, "paths": np.array(paths)}, scales)
+    return Kept(images, masks, maps, tuple(f"test/hole/{i}.png" for i in range(len(masks))), scales)
 
 
 def view(image=0, threshold=0.5, strength=1.0, row=0, column=0):
@@ -139,12 +139,13 @@ def test_usual_is_the_median_similarity_of_normal_pixels():
 
 
 def test_each_region_has_its_colour():
+    found, false, missed = explorer.LEGEND.values()
     image = np.full((3, 1, 4), 100, np.uint8)
     mask, above = np.array([[1, 1, 0, 0]], bool), np.array([[1, 0, 1, 0]], bool)
-    assert explorer.marked(image, mask, above, 1).tolist() == [[list(FOUND), list(MISSED), list(FALSE), [114] * 3]]
+    assert explorer.marked(image, mask, above, 1).tolist() == [[list(found), list(missed), list(false), [114] * 3]]
     assert explorer.marked(image, mask, above, 0).tolist() == [[[114] * 3] * 4]
     half = explorer.marked(image, mask, above, 0.5)[0, 1]
-    assert np.abs(half - (np.array(MISSED) + 114) / 2).max() <= 0.5
+    assert np.abs(half - (np.array(missed) + 114) / 2).max() <= 0.5
 
 
 @pytest.mark.parametrize("channels, shape", [(3, (8, 8)), (1, (12, 5)), (3, (5, 12))])
@@ -156,7 +157,7 @@ def test_a_click_finds_its_pixel(channels, shape, panel):
     case = kept(np.zeros((1, *shape)), maps, images=np.zeros((1, channels, *shape), np.uint8))
     for row, column in ((0, 0), (shape[0] - 1, 1), (2, shape[1] - 1)):
         figure = explorer.draw(case, view(row=row, column=column))
-        explorer.png(figure)
+        plots.png(figure, explorer.DPI)
         (cross, *_) = [line.get_xydata()[0] for line in figure.axes[panel].lines if line.get_marker() == "+"]
         x, y = figure.transFigure.inverted().transform(figure.axes[panel].transData.transform(cross))
         again = explorer.draw(case, view())
@@ -228,7 +229,7 @@ def test_runs_with_maps_are_offered_by_setting_and_category(app):
 def test_the_picture_is_what_the_widgets_say(app):
     drawn = np.asarray(Image.open(io.BytesIO(app.picture.value)))
     assert drawn.shape[1] == 11 * explorer.DPI and "precision" in app.numbers.value
-    assert app.picture.value == explorer.png(app.figure())
+    assert app.picture.value == plots.png(app.figure(), explorer.DPI)
 
 
 CHANGES = {
@@ -248,7 +249,7 @@ def test_every_widget_changes_the_picture(app, name):
     app.image.index = 2
     before = app.picture.value
     CHANGES[name](app)
-    assert app.picture.value != before and app.picture.value == explorer.png(app.figure())
+    assert app.picture.value != before and app.picture.value == plots.png(app.figure(), explorer.DPI)
 
 
 @pytest.mark.parametrize("name", ["run", "category", "image", "threshold", "scale"])
@@ -281,8 +282,8 @@ def test_another_run_shows_the_same_image_and_pixel(app):
 
 
 def test_one_change_is_drawn_once(app, monkeypatch):
-    drawn, png = [], explorer.png
-    monkeypatch.setattr(explorer, "png", lambda figure: drawn.append(figure) or png(figure))
+    drawn, png = [], plots.png
+    monkeypatch.setattr(plots, "png", lambda *given: drawn.append(given) or png(*given))
     app.run.index = 1
     app.image.index = 3
     assert len(drawn) == 2

@@ -16,12 +16,10 @@ import pytest
 from filelock import FileLock
 from helpers import REPO
 from made_up_runs import run
-from PIL import Image
 
 from rdlib.config import Config
 from rdlib.errors import InputError
-from rdlib.report import page, tables
-from rdlib.report.report import Report
+from rdlib.report import figures, page, plots, runs, tables
 from rdlib.run import plan, record
 
 REFERENCE = REPO / "results" / "reference"
@@ -78,9 +76,18 @@ def put(path, content):
     path.write_text(json.dumps(content))
 
 
-def picture(folder, name):
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (40, 20), "red").save(folder / "figures" / f"{name}.png")
+def picture(folder, name, **words):
+    figures.save_figure(plots.nothing(), folder / "figures" / name, **words)
+
+
+CELLS = pd.DataFrame({"row": ["carpet", "grid"], "column": "", "paper": [98.9, 100.0], "evidence": "published", "ours": [91.0, np.nan]})
+CELLS = CELLS.assign(std=[1.4, np.nan], n=[2, 0], half_width=[20.0, np.nan], difference=[-7.9, np.nan], verdict=["lower", "not run"])
+
+
+def write_table(folder, name, ids=(), caption="A table", **changed):
+    """A table of two rows as a notebook writes it; ids: of the runs of its first row."""
+    cells = CELLS.assign(runs=[" ".join(ids), ""], failed="", missing="not run", **changed)
+    tables.write(folder, name, *tables.comparison(cells), caption)
 
 
 def parsed(folder, **more):
@@ -102,16 +109,14 @@ PAPER = {"teacher": "wide_resnet50_2", "image_size": 256}
 
 @pytest.fixture
 def full(tmp_path):
-    """Two seeds of carpet at the paper's setting, with the tables and a figure of a finished batch."""
-    runs = [run(value, category="carpet", seed=seed, **PAPER) for seed, value in enumerate((0.90, 0.92))]
-    folder = batch(tmp_path / "paper", *runs)
-    for size in (256, 128):
-        cells = tables.category_table(runs, "image_AUROC", dataset="mvtec", resolution=size)
-        tables.write_table(folder / "tables", f"table1_{size}", cells, f"Table 1 at {size} px: image_AUROC, %")
-    tables.write_table(folder / "tables", "table6", tables.ablation_rows(runs)["table6_scales"], "Table 6")
-    effects = pd.DataFrame({"factor": ["a", "b"], "metric": "image_auroc", "mean": [0.5, -1.25], "smallest": -2.0, "largest": 3.0, "n": 2})
-    tables.write_frame(folder / "tables", "deviations", effects, effects, "Change")
-    picture(folder, "failures")
+    """Two seeds of carpet at the paper's setting, with tables and a figure as the notebooks write them."""
+    made = [run(value, category="carpet", seed=seed, **PAPER) for seed, value in enumerate((0.90, 0.92))]
+    folder = batch(tmp_path / "paper", *made)
+    write_table(folder, "table1_256", [r["run_id"] for r in made], "Table 1: image AUROC, %")
+    write_table(folder, "table1_128", evidence="unverified", caption="Table 1 at 128 px")
+    effects = pd.DataFrame({"factor": ["a", "b"], "mean": ["+0.50", "-1.25"]}).set_index("factor")
+    tables.write(folder, "deviations", effects.reset_index(), effects, "Change")
+    picture(folder, "failures", caption="Failures", alt="Rows of images with the lowest scores")
     return folder
 
 
@@ -136,47 +141,42 @@ def rows_of(found, table):
     return rows
 
 
-def test_paper_ours_difference_and_verdict_stand_side_by_side(full):
-    rows = rows_of(parsed(full), "table-table1-256")
-    assert rows["carpet"] == ["98.9", "91.0 ± 1.4 (2)", "-7.9", "lower", "s0 s1"]
-    assert rows["grid"] == ["100.0", "not run", "", "not run", ""]
-
-
-def test_several_columns_become_groups(full):
+def test_tables_are_those_that_the_notebooks_wrote(full):
     found = parsed(full)
-    assert found.texts("th", scope="colgroup") == ["image AUROC", "pixel AUROC", "PRO"]
-    rows = rows_of(found, "table-table6")
-    assert rows["M1+M2+M3"] == [
-        "98.5",
-        "91.0 ± 1.4 (2)",
-        "-7.5",
-        "97.8",
-        "91.0 ± 1.4 (2)",
-        "-6.8",
-        "93.9",
-        "91.0 ± 1.4 (2)",
-        "-2.9",
-        "s0 s1",
+    rows = rows_of(found, "table-table1-256")
+    assert rows == {"carpet": ["98.9", "91.0 ± 1.4 (2)", "-7.9", "lower", "s0 s1"]}
+    assert rows_of(found, "table-deviations") == {"a": ["+0.50"], "b": ["-1.25"]}
+    assert "Not run here, 1 of 2 rows: grid." in found.texts("p", **{"class": "note"})
+    assert {"Table 1: image AUROC, %", "Table 1 at 128 px", "Change"} <= set(found.texts("caption"))
+
+
+def test_a_link_leads_to_its_run_on_the_page(full):
+    links = {e[2]: e[1]["href"] for e in parsed(full).all("a") if e[1]["href"].startswith("#run-main")}
+    assert links["s0"] == f"#run-{run(category='carpet', seed=0, **PAPER)['run_id']}" and {"s0", "s1"} <= set(links)
+
+
+def test_a_link_to_a_run_that_is_gone_is_text(full):
+    shutil.rmtree(full / "runs" / run(category="carpet", seed=1, **PAPER)["run_id"])
+    found = parsed(full)
+    assert rows_of(found, "table-table1-256")["carpet"][-1] == "s0 s1"
+    assert [e[2] for e in found.all("a") if e[1]["href"].startswith("#run-") and e[2].startswith("s")] == ["s0"]
+
+
+def test_cells_are_sorted_by_their_number_and_those_without_one_come_last(full):
+    table = page.read_table(full / "tables" / "table1_256.html")
+    ((name, cells),) = table["rows"]
+    assert [heading for heading, number in table["heads"] if number] == ["paper", "ours", "difference"]
+    assert [cell["sort"] for cell in cells] == ["98.9", "91.0", "-7.9", "lower", "s0 s1"]
+    assert [page._number(t) for t in ("1,234.5 s", "+0.50", "-7.9", "98.9†", ".5", "1e-3", "not run", "", "–")] == [
+        *("1234.5", "0.50", "-7.9", "98.9", ".5", "1e-3"),
+        *("", "", ""),
     ]
-    assert rows["M1"][:3] == ["–not published", "not run", ""]
-    assert "Every difference here: different setting" in found.text
 
 
-def test_changes_are_written_with_their_sign(full):
-    assert rows_of(parsed(full), "table-deviations")["b"] == ["image_auroc", "-1.25", "-2.00", "+3.00", "2"]
-
-
-def test_a_dagger_has_its_footnote_under_its_own_table(full):
-    found = parsed(full)
-    assert rows_of(found, "table-table1-128")["carpet"][0].endswith("†")
-    assert "†" not in "".join(sum(rows_of(found, "table-table1-256").values(), []))
-    assert found.text.count(tables.FOOTNOTE.replace("`", "")) == 1 and "unverified" in found.texts("code"), "Markdown is no HTML"
-
-
-def test_the_headline_is_the_average_or_what_was_run(full, tmp_path):
-    assert "MVTec AD, carpet: image AUROC 91.0 % ± 1.4 over 2 seeds; the paper: 98.9 %." in parsed(full).texts("p", **{"class": "lede"})
-    one = batch(tmp_path / "demo", demo_run(value=0.5))
-    assert parsed(one).texts("p", **{"class": "lede"}) == ["Demo set, average: image AUROC 50.0 %, one seed."]
+def test_the_headline_is_the_mean_of_what_was_run(full, tmp_path):
+    assert parsed(full).texts("p", **{"class": "lede"}) == ["MVTec AD, carpet: image AUROC 91.0 % (2 seeds)."]
+    two = batch(tmp_path / "demo", demo_run(value=0.5), demo_run("coin", value=0.7), demo_run("coin", value=0.9, seed=1))
+    assert parsed(two).texts("p", **{"class": "lede"}) == ["Demo set, mean of 2 categories: image AUROC 65.0 % (2 seeds)."]
 
 
 def novelty_run(digit, value=0.9):
@@ -184,41 +184,26 @@ def novelty_run(digit, value=0.9):
 
 
 def test_the_setting_is_that_of_the_runs_the_headline_is_about(full, tmp_path):
-    """A batch of novelty runs only: it is neither WRN50-2 nor 256 px, and while classes are missing there is nothing to describe."""
+    """A batch of novelty runs only is neither WRN50-2 nor 256 px; one without its own setting has none."""
     assert "teacher wide_resnet50_2 at 256 px" in parsed(full).text
-    some = batch(tmp_path / "scratch", *(novelty_run(k) for k in range(9)))
-    text = parsed(some).text
-    assert "No run of a headline number is done yet." in text and "Last epoch, teacher" not in text and "WRN50-2" not in text
-    found = parsed(batch(some, novelty_run(9, 0.8)))
-    assert found.texts("p", **{"class": "lede"}) == ["fashion_mnist, mean of ten classes: image AUROC 89.0 %, one seed; the paper: 95.0 %."]
+    found = parsed(batch(tmp_path / "scratch", *(novelty_run(k, 0.8 + k / 100) for k in range(9))))
+    assert found.texts("p", **{"class": "lede"}) == ["fashion_mnist, mean of 9 classes: image AUROC 84.0 % (1 seed)."]
     assert "Last epoch, teacher efficientnet_lite0 at 32 px, 2 epochs. Only numbers of the same" in found.text
-
-
-def test_links_to_runs_say_which_one_they_lead_to(full, demo):
-    assert rows_of(parsed(full), "table-table1-256")["carpet"][-1] == "s0 s1", "one category: the seed is enough"
-    average = rows_of(Parsed(demo), "table-demo-image-auroc")["avg_total"][-1]
-    assert "brick s0 brick s1 coin s0" in average
-    assert page.named(["nobody's id", "a-b-c-d-s1"]) == [("nobody's id", "nobody's id"), ("a-b-c-d-s1", "s1")]
+    text = parsed(batch(tmp_path / "other", demo_run(loss="pixel"))).text
+    assert "No run of a headline number is done yet." in text and "Last epoch, teacher" not in text and "WRN50-2" not in text
 
 
 def test_verdicts_are_counted_over_all_tables(full):
-    sections = page.table_sections(full, None, set())
-    counts = dict(page.verdict_counts(sections))
-    assert counts == {"lower": 1, "different setting": 3, "not run": 17 + 18 + 12}
+    write_table(full, "table4", verdict=["agrees", "not run"])
+    assert "In all tables: 1 × agrees 2 × lower" in parsed(full).text
 
 
-def test_a_table_of_ones_own_has_its_place(full, tmp_path):
-    folder = shutil.copytree(full, tmp_path / "more")
-    (folder / "tables" / "mine.csv").write_text("a,b\n1,2\n")
-    last = page.table_sections(folder, None, set())[-1]
-    assert last["heading"] == "Other tables" and [t["id"] for t in last["tables"]] == ["table-mine"]
-
-
-def test_what_was_not_run_is_listed(full):
-    text = parsed(full).text
-    assert "Table 1 at 128 px: image AUROC, %: all 18 rows" in text
-    assert "Table 1 at 256 px: image AUROC, %: grid, leather, tile" in text
-    assert "Table 4, one-class novelty: image AUROC, %: not run" in text
+def test_tables_stand_in_the_order_of_the_notebooks_and_ones_own_at_the_end(full):
+    write_table(full, "mine")
+    found = [s["heading"] for s in page.table_sections(full, {}, runs.load(full)) if s["tables"]]
+    assert found == [plan.REPORTS["04_mvtec"].heading, plan.REPORTS["09_deviations"].heading, "Other tables"]
+    tables_shown = [e[1]["id"] for e in parsed(full).all("table") if e[1].get("id", "").startswith("table-")]
+    assert tables_shown == ["table-table1-256", "table-table1-128", "table-deviations", "table-mine"]
 
 
 def test_a_run_shows_parameters_metrics_and_provenance(tmp_path):
@@ -229,6 +214,12 @@ def test_a_run_shows_parameters_metrics_and_provenance(tmp_path):
     assert "undefined no normal pixel" in found.texts("td", **{"class": "num"})
     assert "A processor" in found.texts("td") and "torch 9.9" in found.texts("td")
     assert found.all("div", id=f"run-{result['run_id']}")
+
+
+def test_a_figure_brings_its_heading_and_alternative_text(full):
+    found = parsed(full)
+    assert "Failures" in found.texts("h3")
+    assert found.all("img")[0][1]["alt"] == "Rows of images with the lowest scores" in found.texts("figcaption")[0]
 
 
 def test_a_figure_that_nobody_described_is_shown_all_the_same(full):
@@ -245,13 +236,13 @@ def test_the_same_batch_gives_the_same_page(full):
 def test_the_reference_is_all_there_and_small(demo):
     found = Parsed(demo)
     assert len(demo.encode()) < 8e6
-    for path in (REFERENCE / "demo" / "tables").glob("*.csv"):
-        heads = pd.read_csv(path, dtype=str, keep_default_na=False).iloc[:, 0]
-        assert set(rows_of(found, f"table-{path.stem.replace('_', '-')}")) == set(heads), path.stem
-    figures = {p.stem for p in (REFERENCE / "demo" / "figures").glob("*.png")}
-    assert {e[1]["id"] for e in found.all("figure") if "id" in e[1]} == {f"figure-{s.replace('_', '-')}" for s in figures}
-    runs = {p.parent.name for p in (REFERENCE / "demo" / "runs").glob("*/result.json")}
-    assert {e[1]["id"][4:] for e in found.all("div", **{"class": "run"})} == runs and len(runs) > 80
+    made = {path.stem.replace("_", "-") for path in (REFERENCE / "demo" / "tables").glob("*.html")}
+    shown = {e[1]["id"].removeprefix("table-") for e in found.all("table") if e[1].get("id", "").startswith("table-")}
+    assert shown <= made and {"demo-image-auroc", "table4", "table7"} <= shown
+    drawn = {p.stem for p in (REFERENCE / "demo" / "figures").glob("*.png")}
+    assert {e[1]["id"] for e in found.all("figure") if "id" in e[1]} == {f"figure-{s.replace('_', '-')}" for s in drawn}
+    ids = {p.parent.name for p in (REFERENCE / "demo" / "runs").glob("*/result.json")}
+    assert {e[1]["id"][4:] for e in found.all("div", **{"class": "run"})} == ids and len(ids) > 80
 
 
 # --- The batch ----------------------------------------------------------------------------------------------------
@@ -259,10 +250,10 @@ def test_the_reference_is_all_there_and_small(demo):
 
 def test_runs_done_failed_and_left_are_counted(tmp_path):
     folder = batch(tmp_path / "demo", demo_run("brick"), failed=[failure("main-demo-coin-lite0.128px.15ep-s0")])
-    whole = page.status(page.planned("demo", ""), {demo_run("brick")["run_id"]}, record.read_failures(folder))
+    whole = page.status(page._planned("demo", ""), runs.load(folder))
     count = len(plan.runs("demo"))
     assert (whole["planned"], whole["done"], whole["failed"], whole["left"], whole["other"]) == (count, 1, 1, count - 2, 0)
-    assert dict(whole["experiments"])["Tables 1, 2 and 6: own setting"] == {"planned": 10, "done": 1, "failed": 1, "left": 8}
+    assert dict(whole["experiments"])["mvtec"] == {"planned": 10, "done": 1, "failed": 1, "left": 8}
     assert f"1 of {count} runs done, 0 running, {count - 2} left, 1 failed, when this page was made." in parsed(folder).text
 
 
@@ -292,9 +283,10 @@ def test_a_finished_batch_has_no_time_left(demo):
 
 def test_a_run_outside_the_plan_is_not_counted_as_planned(tmp_path):
     mine = demo_run("brick", seed=7)
-    whole = page.status(page.planned("demo", ""), {mine["run_id"]}, [])
+    folder = batch(tmp_path / "demo", mine)
+    whole = page.status(page._planned("demo", ""), runs.load(folder))
     assert whole["done"] == 0 and whole["other"] == 1 and whole["left"] == whole["planned"]
-    assert "1 more belong to no plan" in parsed(batch(tmp_path / "demo", mine)).text
+    assert "1 more belong to no plan" in parsed(folder).text
 
 
 @pytest.mark.parametrize("name", ["scratch", "cpu"])
@@ -322,7 +314,7 @@ def test_failed_runs_are_shown_with_their_reason(tmp_path):
 
 def test_the_table_of_failures_is_not_shown_twice(tmp_path):
     folder = batch(tmp_path / "demo", demo_run("coin"), failed=[failure()])
-    Report(str(folder), str(folder))
+    tables.failures(folder, runs.load(folder))
     assert (folder / "tables" / "failures.csv").is_file() and parsed(folder).text.count("loss is nan in epoch 3") == 1
 
 
@@ -330,12 +322,8 @@ def test_a_failure_recorded_as_a_result_is_shown_too(tmp_path):
     cfg = Config.create(dataset="demo", category="brick", epochs=15, seed=0)
     folder = batch(tmp_path / "demo", demo_run("coin"))
     record.write_failure(folder / "runs" / cfg.run_id / "result.json", cfg, status="failed", reason="no memory", attempts=2)
-    cells = [tables.Cell("brick", "", None, failures=tuple(record.read_failures(folder))), tables.Cell("coin", "", None)]
-    tables.write_table(folder / "tables", "demo_pro", cells, "Demo set: PRO, %")
     found = parsed(folder)
     assert rows_of(found, "failed") == {cfg.run_id: ["failed", "2", "no memory"]}
-    assert rows_of(found, "table-demo-pro")["brick"][0] == "failed"
-    assert "Demo set: PRO, %: brick (failed), coin" in found.text
 
 
 def test_a_batch_of_failures_only_has_a_page(tmp_path):
@@ -345,26 +333,36 @@ def test_a_batch_of_failures_only_has_a_page(tmp_path):
 
 def test_a_partial_batch_says_what_is_missing(tmp_path):
     text = parsed(batch(tmp_path / "demo", demo_run())).text
-    assert "Same teacher: four methods, %: not made yet: 1 of its 25 runs are done" in text
-    assert "Table 1, MVTec AD at 256 px: image AUROC, %: not run" in text, "no run of this profile is about it"
-    assert "Table 4, one-class novelty: image AUROC, %: not run" in text
+    assert "Not made yet (1 of the 25 runs are done): table1 256, table1 128, table2 pixel auroc, table2 pro, same teacher." in text
+    assert "Not made yet (0 of the 20 runs are done): table4, table4 classes." in text
     assert "No figure was made yet." in text
 
 
-def test_a_table_of_one_size_counts_the_runs_of_that_size(tmp_path):
-    text = parsed(batch(tmp_path / "paper", run(category="carpet", epochs=200, **PAPER))).text
-    assert "Table 1, MVTec AD at 256 px: image AUROC, %: not made yet: 1 of its 45 runs are done" in text
-    assert "Table 1, MVTec AD at 128 px: image AUROC, %: not run" in text
-
-
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no run files .* run `make reproduce PROFILE=demo` first"):
+    with pytest.raises(InputError, match="no run files .* run `make reproduce` first"):
         page.page(tmp_path / "demo")
 
 
-def test_an_unreadable_table_is_named(full):
-    (full / "tables" / "table5.csv").write_text("")
-    with pytest.raises(InputError, match=r"table5.csv: not a table"):
+NOT_OURS = {
+    "nothing": "",
+    "no table": "<p>text</p>",
+    "cut off": "<table><thead><tr><th>a</th></tr></thead><tbody><tr><td>1",
+    "a script": "<table><thead><tr><th><script>alert(1)</script></th></tr></thead></table>",
+    "an image": "<table><thead><tr><th><img src='x' onerror='alert(1)'/></th></tr></thead></table>",
+    "a handler": "<table onclick='alert(1)'><thead><tr><th>a</th></tr></thead></table>",
+    "a style": "<table style='position: fixed'><thead><tr><th>a</th></tr></thead></table>",
+    "a foreign link": "<table><thead><tr><th><a href='https://example.org/'>a</a></th></tr></thead></table>",
+    "a script link": "<table><thead><tr><th><a href='javascript:alert(1)'>a</a></th></tr></thead></table>",
+    "a way out": "<table><thead><tr><th><a href='../runs/../../x/result.json'>a</a></th></tr></thead></table>",
+    "an entity": "<!DOCTYPE x [<!ENTITY a 'b'>]><table><thead><tr><th>&a;</th></tr></thead></table>",
+    "uneven rows": "<table><thead><tr><th>a</th></tr></thead><tbody><tr><th>1</th><td>2</td></tr></tbody></table>",
+}
+
+
+@pytest.mark.parametrize("what", NOT_OURS)
+def test_a_table_that_no_notebook_writes_is_refused_by_name(full, what):
+    (full / "tables" / "table5.html").write_text(NOT_OURS[what])
+    with pytest.raises(InputError, match=r"table5.html: not a table that the notebooks write .* remove it and run `make reproduce` again"):
         page.page(full)
 
 
@@ -389,9 +387,10 @@ def test_nothing_that_comes_from_a_file_becomes_markup(tmp_path, monkeypatch):
     result["provenance"] |= {"cpu": EVIL, "os": EVIL, "packages": {EVIL: EVIL}}
     folder = batch(tmp_path / "demo", result, failed=[])
     put(folder / "runs" / "x" / "result.json", failure(EVIL, reason=EVIL, status=EVIL))
-    tables.write_table(folder / "tables", "table5", [tables.Cell(EVIL, EVIL, None), tables.Cell(EVIL, "b", None, 1.0)], EVIL)
-    tables.write_frame(folder / "tables", "speed_x", pd.DataFrame({EVIL: [EVIL], "b": [EVIL]}), pd.DataFrame({"a": [EVIL]}), EVIL)
-    picture(folder, "<img onerror=alert(1)>")
+    monkeypatch.setattr(runs, "_variant", lambda config: "")
+    write_table(folder, "table5", caption=EVIL, column=[EVIL, "b"])
+    tables.write(folder, "mine", pd.DataFrame({EVIL: [EVIL]}), pd.DataFrame({EVIL: [EVIL]}, index=[EVIL]), EVIL)
+    picture(folder, "<img onerror=alert(1)>", caption=EVIL, alt=EVIL)
     html = page.page(folder)
     found = Parsed(html)
     assert len(found.all("script")) == 1 and html.count("<script") == 1
@@ -508,12 +507,6 @@ def test_a_strip_is_coloured_from_low_to_high():
     strip = np.asarray(page._strip(np.zeros((3, 2, 2), np.uint8), None, np.array([[0.0, 1.0], [2.0, 4.0]]), 0.0, 4.0))
     dark, bright = strip[0, -2], strip[1, -1]
     assert strip.shape == (2, 8, 3) and dark.max() < 10 and bright.min() > 150 and (strip[:, :2] == 0).all()
-
-
-def test_numbers_are_written_for_reading():
-    shown = [page._shown(v, False) for v in (6800896, 1334.8, 26.93, 0.084, 3, "1.37†", float("nan"))]
-    assert shown == ["6,800,896", "1,335", "26.93", "0.084", "3", "1.37†", ""]
-    assert page._shown(-0.5, True) == "-0.50" and page._shown(3, True) == "3"
 
 
 def test_the_identity_of_a_run_is_made_of_known_fields():

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torchvision.models import get_model
 
-from rdlib import distance, metrics, score
-from rdlib.model import IDENTITY, OCBE, RESNETS, ReverseDistillation, Student, load_official_checkpoint, resnet_teacher
+from rdlib import distance, metrics, official, score
+from rdlib.model import OCBE, ReverseDistillation, Student
+from rdlib.teachers import IDENTITY, RESNETS, resnet_teacher
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIZE = (64, 64)
@@ -51,7 +52,7 @@ def official_checkpoint(name: str) -> dict[str, dict[str, torch.Tensor]]:
 def golden_model(name: str) -> ReverseDistillation:
     arch = RESNETS[name]
     model = ReverseDistillation(resnet_teacher(name, teacher_state(name), *IDENTITY), OCBE(arch), Student(arch))
-    load_official_checkpoint(model, official_checkpoint(name))
+    official.load_checkpoint(model, official_checkpoint(name))
     return model
 
 

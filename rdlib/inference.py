@@ -1,0 +1,105 @@
+"""A network as it computes: on which device, in batches, in which precision, and with its BatchNorms folded away."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from rdlib.config import Config
+from rdlib.errors import InputError
+
+CHUNK = 4 * 256 * 256  # pixels per pass without gradients: what fits the processor's caches is fastest
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """ "auto" takes cuda, then mps, then cpu.
+
+    raises: InputError if the named device is not there
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(n for n, ok in there.items() if ok))
+    if not there.get(name.split(":")[0], False):
+        raise InputError(f"device={name!r}: not available here; there is {', '.join(n for n, ok in there.items() if ok)}")
+    return torch.device(name)
+
+
+def describe_hardware(device: torch.device) -> dict[str, str | int]:
+    """What computes: device, its name where it has one, CPU threads."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {"device": str(device), "gpu": gpu, "threads": torch.get_num_threads()}
+
+
+def autocast(cfg: Config, device: torch.device) -> contextlib.AbstractContextManager:
+    """bfloat16 in the convolutions if `precision` asks for it, else nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's tensors are; the CPU if it has none."""
+    return next((p.device for p in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
+
+
+def to_batch(images: NDArray, device: torch.device) -> Tensor:
+    """(B, 1 or 3, H, W) uint8 -> (B, 3, H, W) float32 in [0, 1] on the device, channels last"""
+    batch = to_device(torch.from_numpy(images), device).float().div_(255)
+    return batch.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def to_device(batch: Tensor, device: torch.device) -> Tensor:
+    """To a GPU from pinned memory, so that the copy does not wait for what the GPU is doing."""
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+
+
+def chunk_slices(images: NDArray) -> Iterator[slice]:
+    """Slices of images (N, C, H, W) that go through the network together."""
+    size = max(1, CHUNK // (images.shape[-2] * images.shape[-1]))
+    return (slice(i, i + size) for i in range(0, len(images), size))
+
+
+@torch.no_grad()
+def for_inference(module: Module, run: Callable[[Module], object]) -> Module:
+    """A channels-last copy in eval mode, each BatchNorm folded into the convolution that feeds it.
+
+    run: calls the module on an example: which convolution feeds which BatchNorm is seen, not guessed from names
+    """
+    module = copy.deepcopy(module).eval().to(memory_format=torch.channels_last)
+    fed_by = _watch(module, run)
+    for conv, norm in fed_by.values():
+        fused = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d))
+        conv.weight, conv.bias = fused.weight, fused.bias
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if child in fed_by:
+                setattr(parent, name, nn.Identity())
+    return module.requires_grad_(False)
+
+
+def _watch(module: Module, run: Callable[[Module], object]) -> dict[nn.Module, tuple[nn.Module, nn.Module]]:
+    """BatchNorm -> (convolution whose output it is given, itself), for those that have one to themselves."""
+    outputs: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor is held, so that its id stays its own
+    fed_by: dict[nn.Module, tuple[nn.Module, nn.Module]] = {}
+
+    def after_conv(conv: nn.Module, _: object, output: Tensor) -> None:
+        outputs[id(output)] = (conv, output)
+
+    def before_norm(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        if id(inputs[0]) in outputs:
+            fed_by[norm] = (outputs[id(inputs[0])][0], norm)
+
+    convs = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    hooks = [m.register_forward_hook(after_conv) for m in convs] + [m.register_forward_pre_hook(before_norm) for m in norms]
+    run(module)
+    for hook in hooks:
+        hook.remove()
+    return fed_by

@@ -1,0 +1,101 @@
+"""The detector: its threshold, what it scores, and its model file."""
+
+import json
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import picture, save
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from rdlib.own import detector, images, photos
+from rdlib.own.detector import Result, threshold_of
+
+# --- Threshold ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "nth_highest", "expected"),
+    [(19, 0.05, 1, 1 / 20), (20, 0.05, 1, 1 / 21), (39, 0.05, 2, 2 / 40), (9, 0.3, 3, 3 / 10), (4, 0.5, 2, 2 / 5), (8, 0.05, 1, 1 / 9)],
+)
+def test_threshold_is_the_order_statistic(count, rate, nth_highest, expected):
+    scores = np.random.default_rng(0).permutation(count) + 0.5
+    found = threshold_of(scores, rate)
+    assert found.value == count - nth_highest + 0.5
+    assert (found.rate, found.count, found.expected) == (rate, count, pytest.approx(expected))
+
+
+@given(st.integers(1, 400), st.integers(1, 50))
+def test_binary_fractions_do_not_spoil_the_count(count, percent):
+    exact = max(1, int(Fraction(percent, 100) * (count + 1)))
+    assert threshold_of(np.arange(count), percent / 100).expected == pytest.approx(exact / (count + 1))
+
+
+@given(st.lists(st.integers(0, 8), min_size=2, max_size=60), st.floats(0.01, 0.5))
+def test_expected_false_alarms_of_exchangeable_scores_stay_within_the_rate(scores, rate):
+    """Each of n + 1 exchangeable scores (ties among them) is equally likely to be the new one: the expectation is this mean."""
+    scores = np.array(scores, float)
+    left_out = [threshold_of(np.delete(scores, i), rate) for i in range(len(scores))]
+    alarms = np.mean([score > found.value for score, found in zip(scores, left_out)])
+    assert alarms <= left_out[0].expected + 1e-12
+    if rate >= 1 / len(scores):
+        assert left_out[0].expected <= rate + 1e-9
+
+
+def test_without_ties_the_promise_is_exhausted():
+    """A threshold that never alarms would keep the promise too: this one uses all of it."""
+    scores = np.random.default_rng(1).normal(size=40)
+    alarms = [scores[i] > threshold_of(np.delete(scores, i), 0.1).value for i in range(40)]
+    assert np.mean(alarms) == 4 / 40
+
+
+def test_too_few_images_for_the_rate_are_said_plainly():
+    few, enough = str(threshold_of(np.arange(8), 0.05)), str(threshold_of(np.arange(19), 0.05))
+    assert "at most 11.1%" in few and "cannot be promised: that takes 19 held-out good images or more" in few
+    assert "at most 5.0%" in enough and "cannot" not in enough
+
+
+# --- Scoring ------------------------------------------------------------------------------------------------------
+
+
+def test_image_and_region_agree():
+    result = Result(np.array([[0.1, 0.7, 0.2], [0.0, 0.3, 0.1]], np.float32), 0.3)
+    assert result.score == np.float32(0.7) and result.is_anomalous and result.peak == (1, 0) and result.region.sum() == 2
+    calm = Result(result.map, result.score)
+    assert not calm.is_anomalous and not calm.region.any()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_file_an_opened_image_and_an_array_are_scored_alike(judge, tmp_path, mode):
+    image = picture((50, 40)).convert(mode)
+    path = save(image, tmp_path / "a.png")
+    maps = [judge.score(photo).map for photo in (path, str(path), image, np.asarray(image), np.asarray(image)[:, ::-1][:, ::-1])]
+    assert maps[0].shape == (40, 50) and all((found == maps[0]).all() for found in maps)
+
+
+# --- Model file -----------------------------------------------------------------------------------------------------
+
+
+def test_a_loaded_detector_gives_the_same_bits(judge, tmp_path):
+    judge.save(tmp_path / "model.safetensors")
+    loaded = detector.load(tmp_path / "model.safetensors", device="cpu")
+    assert loaded.threshold == judge.threshold and loaded.cfg == judge.cfg and loaded.teacher_sha256 == judge.teacher_sha256
+    for size in ((40, 28), (28, 44)):
+        assert (loaded.score(picture(size)).map == judge.score(picture(size)).map).all()
+    assert not any(name.startswith("teacher") for name in load_file(tmp_path / "model.safetensors"))
+
+
+def test_what_may_be_trained_may_be_loaded(judge):
+    """The limits of the parameters are those of the model file's schema, and their corners pass it."""
+    assert detector.LARGEST == {"image_size": 1024, "lr": 1000, "sigma": 64}
+    for corner in ({}, detector.LARGEST, {"image_size": 32, "sigma": 0.0, "lr": 1e-9, "epochs": 1, "batch_size": 2, "seed": 0}):
+        made = {name: getattr(images.Settings(**corner), name) for name in detector.KEPT}
+        card = {
+            "format": detector.FORMAT, "version": detector.VERSION, "config": made, "threshold": asdict(judge.threshold),
+            "geometry": photos.GEOMETRY, "teacher_sha256": "0" * 64, "tensors_sha256": "0" * 64,
+        }  # fmt: skip
+        assert detector._parse_card(Path("x"), json.dumps(card))["config"] == made
