@@ -122,19 +122,11 @@ class Evil:
         return os.mkdir, (str(self.mark),)
 
 
-def run_of(tmp_path):
-    """A run, and where it would keep its maps."""
-    made = run(0.5)
-    folder = tmp_path / "runs" / made["run_id"]
-    folder.mkdir(parents=True)
-    return made, folder / "maps.npz"
-
-
 def test_pickled_objects_in_maps_are_not_built(tmp_path):
-    made, path = run_of(tmp_path)
+    path = tmp_path / "maps.npz"
     np.savez(path, scale_maps=np.array([Evil(tmp_path / "mark")], dtype=object))
     with pytest.raises(InputError, match="maps.npz: damaged, or holds something else than arrays"):
-        figures.Kept.of(tmp_path, made)
+        record.load_maps(tmp_path)
     assert not (tmp_path / "mark").exists()
     with np.load(path, allow_pickle=True) as file:
         assert file["scale_maps"] is not None
@@ -143,10 +135,9 @@ def test_pickled_objects_in_maps_are_not_built(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text", b"\x93NUMPY\x01\x00"])
 def test_damaged_maps_are_named(tmp_path, content):
-    made, path = run_of(tmp_path)
-    path.write_bytes(content)
+    (tmp_path / "maps.npz").write_bytes(content)
     with pytest.raises(InputError, match="maps.npz: damaged"):
-        figures.Kept.of(tmp_path, made)
+        record.load_maps(tmp_path)
 
 
 # --- JupyterLab ---------------------------------------------------------------------------------------------------
