@@ -35,13 +35,9 @@ from rdlib import baselines, data, fit, model
 from rdlib.batch import acquire, reference
 from rdlib.config import MVTEC_COUNTS, Config
 from rdlib.errors import InputError
-<<<<<<< HEAD
-from rdlib.own import images
-from rdlib.paths import output_folder
-=======
 from rdlib.novelty import IDX_FILES
 from rdlib.own import detector, images, onnx
->>>>>>> h-B
+from rdlib.paths import output_folder
 from rdlib.report import audit
 from rdlib.report.runs import load
 from rdlib.run import plan, record
