@@ -39,7 +39,10 @@ from rdlib.config import MVTEC_COUNTS, Config
 from rdlib.errors import InputError
 from rdlib.novelty import IDX_FILES
 from rdlib.own import detector, images, onnx
+from rdlib.paths import output_folder
 from rdlib.report import audit
+
+from rdlib.report.runs import load
 from rdlib.run import plan, record
 from rdlib.run.parameters import from_notebook
 from rdlib.teachers import load_teacher
@@ -527,32 +530,32 @@ def run_file(tmp, change):
 
 @case("folder without runs", "missing", "no run files (runs/*/result.json)")
 def _(tmp):
-    Report(str(tmp))
+    load(tmp)
 
 
 @case("half a run file", "corrupt", "result.json: not JSON", "remove the run's folder and run it again")
 def _(tmp):
     _, folder = run_file(tmp, lambda made: None)
     truncate(folder / "result.json", 500)
-    Report(str(tmp))
+    load(tmp)
 
 
 @case("run file without its metrics", "missing", "result.json: not a result of this version", "metrics")
 def _(tmp):
     run_file(tmp, lambda made: made.pop("metrics"))
-    Report(str(tmp))
+    load(tmp)
 
 
 @case("metric above 1 in a run file", "wrong value", "result.json: not a result of this version", "image_auroc")
 def _(tmp):
     run_file(tmp, lambda made: made["metrics"].update(image_auroc=1.5))
-    Report(str(tmp))
+    load(tmp)
 
 
 @case("markup in a run file's configuration", "hostile", "result.json: not a result of this version", "category")
 def _(tmp):
     run_file(tmp, lambda made: made["config"].update(category="<script>"))
-    Report(str(tmp))
+    load(tmp)
 
 
 @case("another configuration under the same run id", "wrong value", "was made with another lr; remove it or give another label")
@@ -568,15 +571,14 @@ def _(tmp):
     made, folder = run_file(tmp, lambda made: None)
     np.savez(folder / "maps.npz", scale_maps=np.array([Evil(tmp / "mark")], dtype=object))
     try:
-        Report(str(tmp)).maps(made)
+        record.load_maps(folder)
     finally:
         assert not (tmp / "mark").exists()
 
 
 @case("tables written outside the project", "hostile", "out_dir='../tables': must lie below results/")
 def _(tmp):
-    run_file(tmp, lambda made: None)
-    Report(str(tmp), "../tables")
+    output_folder("out_dir", "../tables")
 
 
 # --- Acquisition --------------------------------------------------------------------------------------------------
