@@ -28,7 +28,6 @@ from helpers import REPO, TinyTeacher, config, mask, mvtec_folder, picture, save
 from made_up_runs import run
 from own_folders import folders, own_settings
 from PIL import Image
-from rdlib.report.report import Report
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torchvision.models import get_model
@@ -41,7 +40,6 @@ from rdlib.novelty import IDX_FILES
 from rdlib.own import detector, images, onnx
 from rdlib.paths import output_folder
 from rdlib.report import audit
-
 from rdlib.report.runs import load
 from rdlib.run import plan, record
 from rdlib.run.parameters import from_notebook
