@@ -51,4 +51,6 @@ def test_the_pro_curve_is_the_whole_one_at_61_rates():
     scores = made_up_scores()
     found = details(scores)["pro_curve"]
     fpr, pro = metrics.pro_curve(masks=scores.masks, maps=scores.maps(CFG.scales))
-    assert found["fpr"] == pytest.approx(np.arange(61) * 0.005) and found["pro"] == pytest.approx(np.interp(found["fpr"], fpr, pro), abs=1e-5)
+    assert found["fpr"] == pytest.approx(np.arange(61) * 0.005) and found["pro"] == pytest.approx(
+        np.interp(found["fpr"], fpr, pro), abs=1e-5
+    )

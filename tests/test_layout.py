@@ -10,7 +10,7 @@ FILES = sorted((REPO / "rdlib").rglob("*.py"))
 
 
 def folder(module):
-    """"" for rdlib.fit or rdlib itself, "run" for rdlib.run.cache."""
+    """ "" for rdlib.fit or rdlib itself, "run" for rdlib.run.cache."""
     first = module.removeprefix("rdlib").removeprefix(".").split(".")[0]
     return first if first in MAY else ""
 
@@ -35,6 +35,8 @@ def test_imports_go_one_way(path):
     assert forbidden(path, path.read_text()) == []
 
 
-@pytest.mark.parametrize("line", ["from rdlib.run import cache", "from rdlib.run.cache import Store", "import rdlib.report.page", "from rdlib import run"])
+@pytest.mark.parametrize(
+    "line", ["from rdlib.run import cache", "from rdlib.run.cache import Store", "import rdlib.report.page", "from rdlib import run"]
+)
 def test_the_rule_sees_an_import_of_a_folder_by_the_paper(line):
     assert forbidden(REPO / "rdlib/fit.py", f"def f():\n    {line}") and not forbidden(REPO / "rdlib/batch/compare.py", line)

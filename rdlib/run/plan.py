@@ -296,7 +296,11 @@ def missing(profile: str, data: str = "") -> list[str]:
     """What a profile needs and is not here: data sets and teacher weights, and folders that hold none; a line each with the remedy."""
     if not tables(profile, data) or profile == "demo":  # `tables` refuses an unknown profile
         return []
-    lines = [f"{line}; give the folder that holds bottle/train/good, mnist, ..., or leave it out" for line in data_lines(profile, data) if NOTHING in line]
+    lines = [
+        f"{line}; give the folder that holds bottle/train/good, mnist, ..., or leave it out"
+        for line in data_lines(profile, data)
+        if NOTHING in line
+    ]
     found = find_data(data)
     if profile == "cpu":
         return lines or ([] if found else ["DATA: neither an MVTec category nor a novelty data set found; give DATA=FOLDER"])

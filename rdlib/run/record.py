@@ -25,6 +25,7 @@ from rdlib.run.files import FORMAT, NUMERICS, write_atomically
 if TYPE_CHECKING:  # not at run time: reading results must not load torch
     from rdlib.score import Scores
 
+
 def run_folder(out_dir: Path, cfg: Config) -> Path:
     return out_dir / "runs" / cfg.run_id
 

@@ -15,7 +15,6 @@ from rdlib.config import MVTEC_COUNTS
 from rdlib.report import figures
 from rdlib.run import plan
 
-
 FASHION = Path(plan.DEBIAN) / "fashion-mnist"
 
 
@@ -97,7 +96,9 @@ def test_a_folder_of_data_whose_name_reads_as_a_number_keeps_its_name(plans):
     """Snakemake's --config and papermill's -p both make 202401 of 2024_01."""
     code, output = plans["a number"]
     assert code == 0 and "DATA=2024_01: bottle\n" in output and any("-bottle-" in run_id for run_id in planned(output))
-    assert set(re.findall(r"-(\w data_root \S+)", output)) == {"r data_root 2024_01"} | ({f"r data_root {FASHION}"} if FASHION.exists() else set())
+    assert set(re.findall(r"-(\w data_root \S+)", output)) == {"r data_root 2024_01"} | (
+        {f"r data_root {FASHION}"} if FASHION.exists() else set()
+    )
 
 
 def test_a_folder_that_contributes_nothing_ends_the_batch_before_it_starts(plans):

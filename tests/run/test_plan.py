@@ -297,7 +297,11 @@ def test_what_each_folder_contributes_is_said(tmp_path, elsewhere):
     (tmp_path / "empty").mkdir()
     touch(elsewhere / "fashion-mnist" / f"{IDX}.gz")
     lines = plan.data_lines("cpu", f"{data}{os.pathsep}{tmp_path / 'empty'}")
-    assert lines == [f"DATA={data}: wood, bottle", f"DATA={tmp_path / 'empty'}: {plan.NOTHING}", f"Debian's packages in {elsewhere}: fashion_mnist"]
+    assert lines == [
+        f"DATA={data}: wood, bottle",
+        f"DATA={tmp_path / 'empty'}: {plan.NOTHING}",
+        f"Debian's packages in {elsewhere}: fashion_mnist",
+    ]
     assert plan.plan_text("cpu", data).splitlines()[1:3] == [lines[0], lines[2]]
     assert plan.data_lines("demo", data) == [f"DATA={data}: not used, the demo brings its own"] and plan.data_lines("demo", "") == []
 

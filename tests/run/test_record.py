@@ -360,7 +360,19 @@ def test_telling_images_are_misses_finds_and_false_alarms():
 
 
 def test_reading_results_does_not_load_torch():
-    modules = ("config", "metrics", "evaluate", "run.record", "run.plan", "run.provenance", "run.progress", "report.tables", "report.figures", "report.page", "batch.compare")
+    modules = (
+        "config",
+        "metrics",
+        "evaluate",
+        "run.record",
+        "run.plan",
+        "run.provenance",
+        "run.progress",
+        "report.tables",
+        "report.figures",
+        "report.page",
+        "batch.compare",
+    )
     code = (
         "import sys, importlib\nfor m in sys.argv[1:]:\n    importlib.import_module(f'rdlib.{m}')\n    assert 'torch' not in sys.modules, m"
     )
