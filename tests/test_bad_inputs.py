@@ -3,11 +3,16 @@
 Renew the page with `RENEW=1 pytest tests/test_bad_inputs.py`.
 """
 
+import functools
+import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 import stat
+import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -18,19 +23,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from helpers import REPO, TinyTeacher, config, mask, mvtec_folder, picture, save
 from made_up_runs import run
+from own_folders import folders, own_settings
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torchvision.models import get_model
 
 from rdlib import data, inference, metrics, model, official, teachers
 from rdlib.batch import acquire, reference
 from rdlib.config import MVTEC_COUNTS, Config
 from rdlib.errors import InputError
-from rdlib.own import images
+from rdlib.novelty import IDX_FILES
+from rdlib.own import detector, images, onnx
+from rdlib.paths import output_folder
 from rdlib.report import audit
-from rdlib.report.report import Report
+from rdlib.report import page as report
+from rdlib.report.runs import load
 from rdlib.run import plan, record
 from rdlib.run.parameters import from_notebook
+from rdlib.teachers import load_teacher
 
 PAGE = REPO / "tests" / "bad_inputs.md"
 KINDS = ("corrupt", "missing", "extra", "wrong type", "wrong value", "wrong size", "hostile")
@@ -87,6 +101,14 @@ def oversize(path):
     header[16:24] = (60_000).to_bytes(4, "big") * 2
     header[29:33] = zlib.crc32(bytes(header[12:29])).to_bytes(4, "big")
     path.write_bytes(header)
+
+
+def signed_tiff(path):
+    """The smallest file of its kind: 2 x 2 pixels, written by hand since Pillow writes none."""
+    tags = {256: 2, 257: 2, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: 2, 279: 8, 339: 2}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = struct.pack("<2sHI4h", b"II", 42, 16, -5, 0, 1000, 32000)
+    path.write_bytes(head + struct.pack("<H", len(tags)) + entries + bytes(4))
 
 
 def keep_one(folder):
@@ -173,11 +195,36 @@ folder_case(
     lambda f: save(mask(), f / "ground_truth/good/000_mask.png"),
     "ground_truth/good: masks of no defect",
 )
-folder_case("text among the images", "extra", lambda f: (f / "train/good/notes.txt").touch(), "notes.txt: unexpected file (images are .png")
+folder_case(
+    "no test images", "missing", lambda f: [p.unlink() for p in f.glob("*/*/*") if "train" not in p.parts], "test: no images; expected"
+)
+folder_case("GIF among the images", "extra", lambda f: (f / "train/good/000.gif").touch(), "000.gif: unexpected file (images are .png")
+folder_case(
+    "folder of images among the images",
+    "extra",
+    lambda f: save(picture(), f / "train/good/more/000.png"),
+    "good/more: unexpected folder (images are",
+)
+folder_case(
+    "pixels of signed 16 bits",
+    "wrong type",
+    lambda f: signed_tiff(f / "train/good/004.tif"),
+    "004.tif: cannot be decoded (pixels are signed 16-bit integers, and nothing says which is white; save",
+)
+folder_case(
+    "pixels of floating-point numbers",
+    "wrong type",
+    lambda f: save(Image.new("F", (40, 32), 0.5), f / "train/good/004.tif"),
+    "004.tif: cannot be decoded (pixels are 32-bit floating-point numbers",
+)
 folder_case("image beside the defects' folders", "extra", lambda f: save(picture(), f / "test/000.png"), "test/000.png: unexpected file")
 folder_case("image at the top of a category", "extra", lambda f: save(picture(), f / "000.png"), "made_up/000.png: unexpected file")
-folder_case("anomalous images to train on", "extra", lambda f: (f / "train/bad").mkdir(), "train/bad: unexpected folder in train")
-folder_case("unexpected folder in a category", "extra", lambda f: (f / "test (copy)").mkdir(), "test (copy): unexpected folder")
+folder_case(
+    "anomalous images to train on", "extra", lambda f: save(picture(), f / "train/bad/0.png"), "train/bad: unexpected folder in train"
+)
+folder_case(
+    "unexpected folder in a category", "extra", lambda f: save(picture(), f / "test (copy)/good/0.png"), "test (copy): unexpected folder"
+)
 folder_case(
     "one image in two formats",
     "extra",
@@ -207,32 +254,32 @@ def _(tmp):
     novelty("mnist", tmp)
 
 
-@case("truncated gzip file of MNIST", "corrupt", "train-images-idx3-ubyte.gz: md5 is ", "fetch the original again")
+@case("truncated gzip file of MNIST", "corrupt", "train-images-idx3-ubyte.gz: cannot be read", "put the original there")
 def _(tmp):
     mnist_names(tmp, ".gz")
     (tmp / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b\x08 cut short")
     novelty("mnist", tmp)
 
 
-@case("web page saved as a file of MNIST", "corrupt", "train-images-idx3-ubyte: is not the original file of 60000 images")
+@case("web page saved as a file of MNIST", "corrupt", "train-images-idx3-ubyte: 26 bytes with md5 ", "damaged, or another file")
 def _(tmp):
     mnist_names(tmp)
     (tmp / "train-images-idx3-ubyte").write_text("<html>please log in</html>")
     novelty("mnist", tmp)
 
 
-@case("test labels of MNIST in place of training labels", "wrong value", "train-labels-idx1-ubyte: is not the original file of 3 labels")
+@case("test labels of MNIST in place of training labels", "wrong value", "train-labels-idx1-ubyte: 18 bytes", "it is t10k-labels")
 def _(tmp):
-    mnist_names(tmp)
-    for name, shape in (("train-images-idx3", (3, 28, 28)), ("train-labels-idx1", (2,))):
-        header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
-        (tmp / f"{name}-ubyte").write_bytes(header + bytes(int(np.prod(shape))))
+    contents = [bytes([i]) * (18 if i % 2 else 16 + 784) for i in range(4)]
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in zip(IDX_FILES["mnist"], contents)}
+    for name, content in zip(sums, [contents[i] for i in (0, 3, 2, 3)]):
+        (tmp / name).write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:  # small files, the same words
-        patch.setattr(data, "MNIST_COUNTS", (3, 2))
+        patch.setitem(IDX_FILES, "mnist", sums)
         novelty("mnist", tmp)
 
 
-@case("archive of CIFAR-10 that would write elsewhere", "hostile", "cifar-10-python.tar.gz: member '../../evil' would leave its folder")
+@case("archive of CIFAR-10 that would write elsewhere", "hostile", "cifar-10-python.tar.gz: cannot be unpacked", "replace the file")
 def _(tmp):
     tar_with(tmp / "cifar-10-python.tar.gz", tarfile.TarInfo("../../evil"))
     novelty("cifar10", tmp)
@@ -299,16 +346,6 @@ parameters(
 parameters("cache outside the project", "hostile", {"cache_dir": "../x"}, "cache_dir='../x': must lie below results/")
 parameters("absolute path that hides its place", "hostile", {"out_dir": "/data/../etc"}, "out_dir='/data/../etc'", "must not hold '..'")
 parameters("no folder for results", "missing", {"out_dir": ""}, "out_dir='': must be the name of a folder")
-
-
-@case("own images: results outside the project", "hostile", "out_dir='../../x': must lie below results/")
-def _(tmp):
-    images.Settings(out_dir="../../x")
-
-
-@case("own images: sigma that no model file may hold", "wrong value", "sigma=80.0: must not be greater than 64")
-def _(tmp):
-    images.Settings(sigma=80.0)
 
 
 @case("device that is no device", "wrong value", "device='tpu': not available here; there is ", "cpu")
@@ -492,32 +529,32 @@ def run_file(tmp, change):
 
 @case("folder without runs", "missing", "no run files (runs/*/result.json)")
 def _(tmp):
-    Report(str(tmp))
+    load(tmp)
 
 
 @case("half a run file", "corrupt", "result.json: not JSON", "remove the run's folder and run it again")
 def _(tmp):
     _, folder = run_file(tmp, lambda made: None)
     truncate(folder / "result.json", 500)
-    Report(str(tmp))
+    load(tmp)
 
 
 @case("run file without its metrics", "missing", "result.json: not a result of this version", "metrics")
 def _(tmp):
     run_file(tmp, lambda made: made.pop("metrics"))
-    Report(str(tmp))
+    load(tmp)
 
 
 @case("metric above 1 in a run file", "wrong value", "result.json: not a result of this version", "image_auroc")
 def _(tmp):
     run_file(tmp, lambda made: made["metrics"].update(image_auroc=1.5))
-    Report(str(tmp))
+    load(tmp)
 
 
 @case("markup in a run file's configuration", "hostile", "result.json: not a result of this version", "category")
 def _(tmp):
     run_file(tmp, lambda made: made["config"].update(category="<script>"))
-    Report(str(tmp))
+    load(tmp)
 
 
 @case("another configuration under the same run id", "wrong value", "was made with another lr; remove it or give another label")
@@ -533,15 +570,22 @@ def _(tmp):
     made, folder = run_file(tmp, lambda made: None)
     np.savez(folder / "maps.npz", scale_maps=np.array([Evil(tmp / "mark")], dtype=object))
     try:
-        Report(str(tmp)).maps(made)
+        record.load_maps(folder)
     finally:
         assert not (tmp / "mark").exists()
 
 
-@case("tables written outside the project", "hostile", "out_dir='../tables': must lie below results/")
+@case("a script in a table that the report embeds", "hostile", "table5.html: not a table that the notebooks write", "remove it")
 def _(tmp):
     run_file(tmp, lambda made: None)
-    Report(str(tmp), "../tables")
+    (tmp / "tables").mkdir()
+    (tmp / "tables" / "table5.html").write_text("<table><thead><tr><th><script>alert(1)</script></th></tr></thead></table>")
+    report.page(tmp)
+
+
+@case("tables written outside the project", "hostile", "out_dir='../tables': must lie below results/")
+def _(tmp):
+    output_folder("out_dir", "../tables")
 
 
 # --- Acquisition --------------------------------------------------------------------------------------------------
@@ -727,6 +771,220 @@ def _(tmp):
 @case("masks and maps of two sizes", "wrong size", "masks (1, 2, 4) and maps (1, 4, 4) must have one shape (N, H, W)")
 def _(tmp):
     metrics.pixel_metrics(masks=MAPS["masks"][:, :2], maps=MAPS["maps"])
+
+
+# --- Your own images (notebook 11) --------------------------------------------------------------------------------
+
+
+def own_parameters(what, kind, given, *words):
+    CASES.append(Case(f"own images: {what}", kind, words, lambda tmp: images.from_notebook(given)))
+
+
+own_parameters("misspelt parameter", "extra", {"good_dri": "x"}, "did you mean 'good_dir'")
+own_parameters("folder that arrives as a number", "wrong type", {"good_dir": 202401}, "good_dir=202401: ", "-r good_dir")
+own_parameters("half an epoch", "wrong type", {"epochs": 1.5}, "epochs=1.5: expected int")
+own_parameters("no epoch", "wrong value", {"epochs": 0}, "epochs=0: method 'reverse' needs 1 or more")
+own_parameters("negative number of threads", "wrong value", {"threads": -1}, "threads=-1: must be 0 or greater")
+own_parameters(
+    "image size that no model file may hold", "wrong size", {"image_size": 2048}, "image_size=2048: must not be greater than 1024"
+)
+own_parameters("sigma that no model file may hold", "wrong value", {"sigma": 80.0}, "sigma=80.0: must not be greater than 64")
+own_parameters("learning rate that is not a number", "wrong value", {"lr": float("nan")}, "lr=nan: must be greater than 0")
+own_parameters("no false alarm allowed", "wrong value", {"false_alarm_rate": 0}, "false_alarm_rate=0.0: must lie above 0")
+own_parameters("most images held out", "wrong value", {"held_out_share": 0.6}, "held_out_share=0.6: must lie above 0 and not above 0.5")
+own_parameters("new images without good ones", "missing", {"new_dir": "new"}, "new_dir is given but good_dir is empty")
+own_parameters("masks without bad images", "missing", {"good_dir": "good", "masks_dir": "m"}, "masks_dir is given but bad_dir is empty")
+own_parameters("results outside the project", "hostile", {"out_dir": "../../x"}, "out_dir='../../x': must lie below results/")
+own_parameters(
+    "home of nobody", "missing", {"good_dir": "~no such user/x"}, "~no such user/x: no home folder of ~no such user is known here"
+)
+
+
+def own(what, kind, spoil, *words, **changes):
+    """Notebook 11 on sound folders after `spoil(folder)`; changes: parameter -> value, of a folder relative to `folder`."""
+
+    def use(tmp):
+        spoil(folders(tmp))
+        places = {name: str(tmp / value) for name, value in changes.items()}
+        chosen = own_settings(tmp, **places)
+        images.claim(Path(chosen.out_dir))
+        images.collect(chosen)
+
+    CASES.append(Case(f"own images: {what}", kind, words, use))
+
+
+def nothing(folder):
+    pass
+
+
+def broken(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+own("good folder that holds the bad one", "wrong value", nothing, "bad_dir=bad: lies in good_dir=", good_dir="")
+own("check folder that is the good one", "wrong value", nothing, "is the same folder as good_dir=good", check_dir="good")
+own(
+    "new folder that is a link into the good one",
+    "wrong value",
+    lambda f: (f / "new").symlink_to(f / "good"),
+    "good_dir=good: is the same folder as new_dir=new",
+    new_dir="new",
+)
+own("masks among the bad images", "wrong value", nothing, "masks_dir=bad/hole: lies in bad_dir=bad", masks_dir="bad/hole")
+own("results among the good images", "wrong value", nothing, "out_dir=good/out: lies in good_dir=good", out_dir="good/out")
+own("results behind a link", "wrong value", lambda f: (f / "x").symlink_to(f / "good"), "lies in good_dir=good", out_dir="x/out")
+own("results in a file", "wrong type", lambda f: (f / "x").touch(), "out_dir='x': is a file; give a folder", out_dir="x")
+own(
+    "results that cannot be made",
+    "wrong type",
+    lambda f: (f / "x").touch(),
+    "x/out: cannot be written (Not a directory); give another out_dir or allow writing there",
+    out_dir="x/out",
+)
+
+
+@case("own images: a second run on the same results", "extra", "out: another run of this notebook writes there; wait until it is done")
+def _(tmp):
+    (tmp / "out").mkdir()
+    with FileLock(tmp / "out" / ".lock"):
+        images.claim(tmp / "out")
+
+
+own("no folder", "missing", lambda f: (f / "good").rename(f / "elsewhere"), "good: no such folder; give an existing one")
+own("one image too few", "missing", lambda f: (f / "good/00.png").unlink(), "good: 7 good images; at least 8 are needed")
+own(
+    "no bad images",
+    "missing",
+    lambda f: [p.unlink() for p in (f / "bad/hole").iterdir()],
+    "bad: no images; add some, or leave bad_dir empty",
+    "mask without an image",
+)
+own("truncated image", "corrupt", lambda f: truncate(f / "good/00.png", 200), "good/00.png: cannot be decoded", "replace the file")
+own("text called jpg", "corrupt", lambda f: broken(f / "bad/x.jpg", b"hello"), "x.jpg: cannot be decoded")
+own("file that is no image", "extra", lambda f: broken(f / "good/x.exe", b"MZ"), "x.exe: unexpected file", "move it away")
+own("name that is not UTF-8", "corrupt", lambda f: broken(f / os.fsdecode(b"good/\xe9.png"), b"x"), "\\udce9.png: cannot be decoded")
+own("two suffixes", "extra", lambda f: save(picture(seed=9), f / "good/00.bmp"), "00.bmp: another image has the same name")
+own(
+    "one picture good and bad",
+    "extra",
+    lambda f: save(picture((28, 44), seed=100), f / "good/x.png"),
+    "bad/hole/00.png: the same picture as good/x.png; remove one of them",
+)
+own("no mask for an image", "missing", lambda f: (f / "masks/hole/01_mask.png").unlink(), "01.png: no mask", "or leave masks_dir empty")
+own("mask of no image", "extra", lambda f: save(mask(), f / "masks/hole/09_mask.png"), "09_mask.png: mask without an image")
+own("mask of another size", "wrong size", lambda f: save(mask(), f / "masks/hole/00_mask.png"), "mask is 40x32, its image is 28x44")
+own(
+    "empty mask",
+    "wrong value",
+    lambda f: save(mask((28, 44), (0, 0, 0, 0)), f / "masks/hole/00_mask.png"),
+    "00_mask.png: mask is empty, but its image is in bad_dir",
+)
+own("broken mask", "corrupt", lambda f: broken(f / "masks/hole/00_mask.png", b"junk"), "00_mask.png: cannot be decoded")
+own("image like a line", "wrong size", lambda f: save(picture((300, 9)), f / "good/x.png"), "x.png: 300x9 is too long and narrow")
+
+
+@functools.cache
+def judge():
+    """A detector that nothing has trained."""
+    torch.manual_seed(0)
+    cfg = detector.config_of(teacher="efficientnet_lite0", image_size=32)
+    tensors = detector.trained_tensors(model.build(cfg, load_teacher(cfg.teacher)[0]))
+    net, sha256 = detector.assemble(cfg, tensors, "cpu")
+    return detector.Detector(net, cfg, sha256, detector.threshold_of(np.ones(9), 0.1))
+
+
+def scored(what, kind, photo, *words):
+    CASES.append(Case(f"photograph to score: {what}", kind, words, lambda tmp: judge().score(photo(tmp))))
+
+
+scored("that is not there", "missing", lambda tmp: tmp / "none.jpg", "none.jpg: no such file")
+scored("of 400 x 10 px", "wrong size", lambda tmp: picture((400, 10)), "image: 400x10 is too long and narrow")
+scored("numbers from 0 to 1", "wrong type", lambda tmp: np.zeros((40, 40, 3)), "array (40, 40, 3) of float64: cannot be scored", "of uint8")
+scored("channels first", "wrong size", lambda tmp: np.zeros((3, 40, 40), np.uint8), "array (3, 40, 40) of uint8: cannot be scored")
+scored("a tensor", "wrong type", lambda tmp: torch.zeros(3, 40, 40), "Tensor: cannot be scored; give a file's name")
+
+
+@case("ONNX without its package", "missing", "ONNX needs the package onnxruntime: pip install 'rdlib[onnx]'")
+def _(tmp):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "onnxruntime", None)
+        onnx.difference(judge(), tmp / "model.onnx", [])
+
+
+# --- A detector's model file --------------------------------------------------------------------------------------
+
+
+def model_file(what, kind, spoil, *words):
+    """Load the model file of a detector after `spoil(path)`."""
+
+    def use(tmp):
+        judge().save(tmp / "model.safetensors")
+        spoil(tmp / "model.safetensors")
+        try:
+            detector.load(tmp / "model.safetensors", device="cpu")
+        finally:
+            assert not (tmp / "it_ran").exists()
+
+    CASES.append(Case(f"model file: {what}", kind, ("model.safetensors: ", *words), use))
+
+
+def rewrite(path, card=None, change=lambda tensors: tensors, config=None, sign=True):
+    """Write the model file again with other parts; sign: with the right sha256 of the tensors."""
+    tensors = change(load_file(path))
+    with safe_open(path, framework="pt") as file:
+        old = json.loads(file.metadata()["rdlib"])
+    new = old | ({"tensors_sha256": detector.digest(tensors)} if sign else {}) | {"config": old["config"] | (config or {})} | (card or {})
+    save_file(tensors, path, metadata={"rdlib": json.dumps(new)})
+
+
+STEM = "ocbe.mff.paths.0.0.0.weight"
+UNREADABLE, NO_CARD = "not a readable safetensors file", "its card cannot be read by this version of rdlib"
+
+model_file("missing", "missing", lambda p: p.unlink(), "no such file; a detector is written by")
+model_file("of no bytes", "corrupt", lambda p: p.write_bytes(b""), UNREADABLE, "copy it again")
+model_file("truncated", "corrupt", lambda p: truncate(p, 90_000), UNREADABLE)
+model_file("header of 2^63 bytes", "hostile", lambda p: p.write_bytes(b"\xff" * 7 + b"\x7f" + p.read_bytes()[8:]), UNREADABLE)
+model_file("pickle that runs code", "hostile", lambda p: p.write_bytes(pickle.dumps(Evil(p.parent / "it_ran"))), UNREADABLE)
+model_file("of another program", "wrong type", lambda p: save_file({"a": torch.zeros(2)}, p), "not one of rdlib's detectors")
+model_file("list as card", "wrong type", lambda p: save_file({"a": torch.zeros(2)}, p, metadata={"rdlib": "[]"}), NO_CARD)
+model_file("card of 100,000 levels", "hostile", lambda p: save_file({"a": torch.zeros(2)}, p, metadata={"rdlib": "[" * 100_000}), NO_CARD)
+model_file(
+    "a bit flipped", "corrupt", lambda p: p.write_bytes(p.read_bytes()[:-9] + b"\x55" + p.read_bytes()[-8:]), "damaged", "copy it again"
+)
+model_file("other tensors", "wrong value", lambda p: rewrite(p, change=lambda t: t | {STEM: t[STEM] + 1}, sign=False), "damaged")
+model_file("tensor missing", "missing", lambda p: rewrite(p, change=lambda t: {k: t[k] for k in t if k != STEM}), "do not fit", STEM)
+model_file("tensor too many", "extra", lambda p: rewrite(p, change=lambda t: t | {"code": torch.zeros(1)}), "do not fit", "code")
+model_file(
+    "tensor of another shape", "wrong size", lambda p: rewrite(p, change=lambda t: t | {STEM: t[STEM][:1].clone()}), "do not fit", STEM
+)
+model_file("of a later version", "wrong value", lambda p: rewrite(p, {"version": 2}), NO_CARD, "version")
+model_file("of another rule of shape", "wrong value", lambda p: rewrite(p, {"geometry": "stretched"}), NO_CARD, "geometry")
+model_file("unknown entry", "extra", lambda p: rewrite(p, {"code": "import os"}), NO_CARD)
+model_file(
+    "other teacher's weights",
+    "wrong value",
+    lambda p: rewrite(p, {"teacher_sha256": "0" * 64}),
+    "was trained with other weights of efficientnet",
+)
+model_file("teacher of the user's own", "missing", lambda p: rewrite(p, config={"teacher": "custom"}), "has no weights to load")
+model_file("teacher that is a path", "hostile", lambda p: rewrite(p, config={"teacher": "../x"}), "teacher='../x': must be one of")
+model_file("image of 32,000 px", "hostile", lambda p: rewrite(p, config={"image_size": 32_000}), NO_CARD, "image_size")
+model_file("image of 33 px", "wrong size", lambda p: rewrite(p, config={"image_size": 33}), "must be a multiple of 32")
+model_file("sigma of 1e300", "hostile", lambda p: rewrite(p, config={"sigma": 1e300}), NO_CARD, "sigma")
+model_file(
+    "threshold that is not a number",
+    "wrong value",
+    lambda p: rewrite(p, {"threshold": {"value": float("nan"), "rate": 0.1, "count": 1, "expected": 0.5}}),
+    NO_CARD,
+    "NaN is not a number",
+)
+
+
+def test_a_model_file_is_read_if_its_parts_are_written_again_as_they_were(tmp_path):
+    judge().save(tmp_path / "model.safetensors")
+    rewrite(tmp_path / "model.safetensors")
+    assert detector.load(tmp_path / "model.safetensors", device="cpu").threshold == judge().threshold
 
 
 # --- Every case is checked, and the page is what was seen ---------------------------------------------------------

@@ -22,8 +22,7 @@ from PIL import Image
 from rdlib.batch import reference
 from rdlib.config import Config
 from rdlib.errors import InputError
-from rdlib.report import figures, plots, plots_data
-from rdlib.report.report import Report
+from rdlib.report import figures, plots
 from rdlib.run import record
 from rdlib.run.parameters import Where, from_notebook
 
@@ -92,7 +91,7 @@ def test_odd_file_names_are_drawn_as_they_are(tmp_path, name):
     """Between two $ matplotlib would read mathematics, and stop at what is none."""
     image, mask = np.zeros((3, 8, 8), np.uint8), np.eye(8, dtype=bool)
     grid = plots.map_grid(images=[image], masks=[mask], maps={"map": np.ones((1, 8, 8))}, titles=[name])
-    for figure in (grid, plots_data.gallery({name: [(name, image, mask)]})):
+    for figure in (grid, plots.gallery({name: [(name, image, mask)]})):
         figures.save_figure(figure, tmp_path / "figure")
         assert any(text.get_text() == name for ax in figure.axes for text in (ax.title, ax.yaxis.label))
     heat_map = plots.heat_map(Image.new("RGB", (8, 8)), np.ones((8, 8), np.float32), 0.5, name)
@@ -123,19 +122,11 @@ class Evil:
         return os.mkdir, (str(self.mark),)
 
 
-def report_on(tmp_path):
-    made = run(0.5)
-    folder = tmp_path / "runs" / made["run_id"]
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(made))
-    return Report(str(tmp_path)), made, folder / "maps.npz"
-
-
 def test_pickled_objects_in_maps_are_not_built(tmp_path):
-    report, made, path = report_on(tmp_path)
+    path = tmp_path / "maps.npz"
     np.savez(path, scale_maps=np.array([Evil(tmp_path / "mark")], dtype=object))
     with pytest.raises(InputError, match="maps.npz: damaged, or holds something else than arrays"):
-        report.maps(made)
+        record.load_maps(tmp_path)
     assert not (tmp_path / "mark").exists()
     with np.load(path, allow_pickle=True) as file:
         assert file["scale_maps"] is not None
@@ -144,10 +135,9 @@ def test_pickled_objects_in_maps_are_not_built(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text", b"\x93NUMPY\x01\x00"])
 def test_damaged_maps_are_named(tmp_path, content):
-    report, made, path = report_on(tmp_path)
-    path.write_bytes(content)
+    (tmp_path / "maps.npz").write_bytes(content)
     with pytest.raises(InputError, match="maps.npz: damaged"):
-        report.maps(made)
+        record.load_maps(tmp_path)
 
 
 # --- JupyterLab ---------------------------------------------------------------------------------------------------

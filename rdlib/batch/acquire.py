@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import re
 import shutil
 import signal
 import stat
 import sys
+import tarfile
 import tempfile
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
+from typing import IO
 from urllib.error import HTTPError
 
 from filelock import FileLock, Timeout
 
 from rdlib.config import MVTEC_COUNTS
-from rdlib.data import PARTS, DataError, find_items, report, tarfile
+from rdlib.data import categories, files_below, find_items, is_litter, report
 from rdlib.errors import InputError
 
 MANIFEST = "manifest.sha256"
@@ -123,48 +127,50 @@ def _download(url: str, file: Path) -> None:
 
 
 def _unpack(archive: Path, folder: Path, source: str) -> None:
+    """Write an archive's files, without what systems leave in it. Contents only: no owner, no permission, no link is taken over."""
     try:
-        if zipfile.is_zipfile(archive):
-            _unzip(archive, folder)
-        else:
-            with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter=_plain)
-    except tarfile.FilterError as error:
-        raise InputError(f"{source}: member {error.tarinfo.name!r} is refused ({error}); this is not the original archive") from None
-    except DataError as error:
-        raise InputError(f"{source}: {error}; this is not the original archive") from None
+        with contextlib.closing(_members(archive)) as members:
+            for name, kind, opened in members:
+                path = folder / _place(name, kind, source)
+                if any(map(is_litter, path.relative_to(folder).parts)):
+                    continue
+                (path.parent if opened else path).mkdir(parents=True, exist_ok=True)
+                if opened:
+                    with opened() as content, path.open("wb") as file:
+                        shutil.copyfileobj(content, file, BLOCK)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError, NotImplementedError) as error:
         raise InputError(f"{source}: not a complete tar or zip archive ({str(error).partition(':')[0]}); fetch it again") from None
 
 
-def _plain(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
-    """Python's data filter, and stricter: no absolute name (the filter would only strip the slash), no link at all."""
-    _check_name(member.name)
-    if not (member.isreg() or member.isdir()):
-        kind = "a link" if member.issym() or member.islnk() else "a device"
-        raise DataError(f"member {member.name!r} is {kind}, only files and folders are unpacked")
-    return tarfile.data_filter(member, folder)
+def _place(name: str, kind: str, source: str) -> PurePosixPath:
+    """Where a member belongs, below the target. raises: InputError if it is a link or a device, or would lie elsewhere"""
+    place = PurePosixPath(name.replace("\\", "/"))
+    problem = f"is {kind}, only files and folders are unpacked" if kind else ""
+    if place.is_absolute() or ".." in place.parts or re.match(r"[A-Za-z]:", name):
+        problem = "would be written outside the target"
+    if problem:
+        raise InputError(f"{source}: member {name!r} {problem}; this is not the original archive")
+    return place
 
 
-def _unzip(archive: Path, folder: Path) -> None:
-    with zipfile.ZipFile(archive) as packed:
-        for member in packed.infolist():
-            _check_name(member.filename)
-            if stat.S_ISLNK(member.external_attr >> 16):
-                raise DataError(f"member {member.filename!r} is a link, only files and folders are unpacked")
-        packed.extractall(folder)
-
-
-def _check_name(name: str) -> None:
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name):
-        raise DataError(f"member {name!r} would be written outside the target")
+def _members(archive: Path) -> Iterator[tuple[str, str, Callable[[], IO[bytes]] | None]]:
+    """Name, what it is ("" for a file or a folder) and, of a file, what opens it, for each member of a tar or zip."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as packed:
+            for member in packed.infolist():
+                kind = "a link" if stat.S_ISLNK(member.external_attr >> 16) else ""
+                yield member.filename, kind, None if member.is_dir() else functools.partial(packed.open, member)
+    else:
+        with tarfile.open(archive) as packed:
+            for member in packed:
+                kind = "a link" if member.issym() or member.islnk() else "" if member.isreg() or member.isdir() else "a device"
+                yield member.name, kind, None if member.isdir() else functools.partial(packed.extractfile, member)
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a folder's files and folders; shutil.copytree would follow links, and go on after the first error."""
+    """Copy a folder's files and folders, without what systems leave there; shutil.copytree would go on after the first error."""
     target.mkdir()
-    for path in sorted(source.rglob("*")):
+    for path in sorted(p for p in source.rglob("*") if not any(map(is_litter, p.relative_to(source).parts))):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise InputError(f"{path}: is a link or a device, only files and folders are copied; put the file itself there")
         copy = target / path.relative_to(source)
@@ -174,7 +180,7 @@ def _copy(source: Path, target: Path) -> None:
 def _root(unpacked: Path, source: str) -> Path:
     """The folder of the categories: at the top, or in the one folder that is there."""
     top = categories(unpacked)
-    roots = [unpacked] * bool(top) + sorted(p for p in unpacked.iterdir() if p.is_dir() and p not in top and categories(p))
+    roots = [unpacked] * bool(top) + sorted(p for p in unpacked.iterdir() if p not in top and categories(p))
     if not roots:
         raise InputError(f"{source}: no MVTec layout in it; expected CATEGORY/train/good, CATEGORY/test and CATEGORY/ground_truth")
     if len(roots) > 1:
@@ -186,47 +192,48 @@ def _root(unpacked: Path, source: str) -> Path:
 # --- Complete? ----------------------------------------------------------------------------------------------------
 
 
-def categories(root: Path) -> list[Path]:
-    """Category folders below `root`, in order of name: those with one of a category's parts, half-extracted ones too."""
-    return sorted({p.parent for part in PARTS for p in root.glob(f"[!.]*/{part}")})
-
-
 def _complete(root: Path, expected: dict[str, str], source: str, partial: bool) -> str:
-    """Check a freshly unpacked folder and write its manifest. returns: what is there, in words"""
-    found = manifest_of(root)
-    expected = expected or _own_manifest(root)  # of a folder that was acquired before
-    problems = problems_of(root) + differences(found, expected)
-    if problems:
-        raise InputError(report(f"{source}: not complete; fetch it again", problems))
+    """Check a freshly unpacked folder and write its manifest. returns: what is there"""
+    found, expected = _checked(root, expected, f"{source}: not complete; fetch it again")
     there, missing = official_in(root)
     if len(there) > 1 and missing and not expected and not partial:
         raise InputError(
             f"{source}: {len(there)} of {len(MVTEC_COUNTS)} categories; missing: {', '.join(missing)}; fetch it again, "
             "or give --partial or --manifest if no more are meant"
         )
-    (root / MANIFEST).write_text(manifest_text(found), encoding="utf-8")
-    return _words(root, bool(expected))
+    (root / MANIFEST).write_text(manifest_text(found or manifest_of(root)), encoding="utf-8")
+    return _what_is_there(root, bool(expected))
 
 
 def check_existing(target: Path, expected: dict[str, str]) -> str:
     """Whether an existing folder is complete: by the manifest given, by its own, or by all official counts.
 
-    returns: what is there, in words
+    returns: what is there
     raises: InputError if it is not complete, so that a half-extracted folder is never taken for the data set
     """
     if not target.is_dir():
         raise InputError(f"{target}: is a file, not a folder; give another target")
-    expected = expected or _own_manifest(target)
-    problems = problems_of(target) + (differences(manifest_of(target), expected) if expected else [])
-    if problems:
-        raise InputError(report(f"{target}: there already, but not complete (move it away and acquire it again)", problems))
+    _, expected = _checked(target, expected, f"{target}: there already, but not complete (move it away and acquire it again)")
     _, missing = official_in(target)
     if missing and not expected:
         raise InputError(
             f"{target}: there already, without {MANIFEST} and without {', '.join(missing)}, so it may be half-extracted; "
             "move it away and acquire it again, or give --manifest"
         )
-    return _words(target, bool(expected))
+    return _what_is_there(target, bool(expected))
+
+
+def _checked(root: Path, expected: dict[str, str], refusal: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The manifest found (if one is expected), and the one expected: what is given, else the folder's own if it was acquired before.
+
+    raises: InputError of `refusal` and every problem
+    """
+    expected = expected or _own_manifest(root)
+    found = manifest_of(root) if expected else {}
+    problems = problems_of(root) + differences(found, expected)
+    if problems:
+        raise InputError(report(refusal, problems))
+    return found, expected
 
 
 def problems_of(root: Path) -> list[str]:
@@ -252,7 +259,7 @@ def official_in(root: Path) -> tuple[list[str], list[str]]:
     return [c for c in MVTEC_COUNTS if c in found], [c for c in MVTEC_COUNTS if c not in found]
 
 
-def _words(root: Path, by_manifest: bool) -> str:
+def _what_is_there(root: Path, by_manifest: bool) -> str:
     there, missing = official_in(root)
     what = f"{len(categories(root))} categories, {len(there)} of MVTec AD's {len(MVTEC_COUNTS)}"
     without = f"; missing: {', '.join(missing)}" if there and missing else ""
@@ -264,10 +271,8 @@ def _words(root: Path, by_manifest: bool) -> str:
 
 
 def manifest_of(root: Path) -> dict[str, str]:
-    """Relative path -> sha256 of every file below `root` but hidden ones and the manifest itself, sorted."""
-    files = sorted(p for p in root.rglob("*") if p.is_file() and p != root / MANIFEST)
-    names = {p.relative_to(root): p for p in files}
-    return {name.as_posix(): file_sha256(p) for name, p in names.items() if not any(part.startswith(".") for part in name.parts)}
+    """Relative path -> sha256 of every file below `root` but the manifest itself and what systems leave there, sorted."""
+    return {p.relative_to(root).as_posix(): file_sha256(p) for p in files_below(root) if p != root / MANIFEST}
 
 
 def manifest_text(found: dict[str, str]) -> str:

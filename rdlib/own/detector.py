@@ -61,15 +61,16 @@ class Threshold:
     expected: float
 
     def __str__(self) -> str:
-        basis = f"Threshold {self.value:.4g}, from {self.count} held-out good images: at most {self.expected:.1%} of new good ones"
-        promise = f"{basis} are expected to raise a false alarm (asked for: {self.rate:.1%})."
-        if self.expected <= self.rate:
-            return promise
-        needed = math.ceil(1 / self.rate - 1e-9) - 1
-        return (
-            f"{promise} What was asked for cannot be promised: that takes {needed} held-out good images or more, "
-            "so the threshold is the highest score of those there are."
+        text = (
+            f"Threshold {self.value:.4g}, from {self.count} held-out good images: at most {self.expected:.1%} of new good ones are "
+            f"expected to raise a false alarm (asked for: {self.rate:.1%})."
         )
+        if self.expected > self.rate:
+            text += (
+                f" What was asked for cannot be promised: that takes {math.ceil(1 / self.rate - 1e-9) - 1} held-out good images or more, "
+                "so the threshold is the highest score of those there are."
+            )
+        return text
 
 
 def threshold_of(scores: NDArray, rate: float) -> Threshold:

@@ -30,7 +30,6 @@ from rdlib.teachers import load_teacher
 
 DEMO_CATEGORY = "brick"
 LEAST_GOOD = 8
-MOST_LINES = 40  # of a report on problems
 HEAT_MAP = "_map.png"
 
 
@@ -185,8 +184,7 @@ def collect(settings: Settings) -> Photos:
     masks = _masks(folders, paths.get("bad", []), problems, said)
     squares, sizes = _decode(settings, paths, masks, problems, said)
     if problems:
-        more = [f"... and {len(problems) - MOST_LINES} more"] * (len(problems) > MOST_LINES)
-        raise InputError(printable("\n  ".join([f"{len(problems)} problem(s) with the photographs:", *problems[:MOST_LINES], *more])))
+        raise InputError(printable(data.report("photographs", problems)))
     good = paths["good"]
     train, threshold, check = split(len(good), settings)
     groups = {"threshold": [good[i] for i in threshold], "check": [good[i] for i in check] + paths.get("check", [])}

@@ -37,12 +37,21 @@ def load(folder: Path) -> pd.DataFrame:
         result: the run file itself, for what does not fit a column
     raises: InputError if there is no run, a file is no valid result, or runs of one data set or teacher were made from different files
     """
-    rows = [_row(record.read_run(path), path) for path in sorted((folder / "runs").glob("*/result.json"))]
-    if not rows:
+    results = [record.read_run(path) for path in sorted((folder / "runs").glob("*/result.json"))]
+    if not results:
         raise InputError(f"{folder}: no run files (runs/*/result.json); run `make reproduce` first or give another results_dir")
-    runs = _frame(rows)
+    runs = frame(results, folder)
     refuse_mixed(runs)
     return runs
+
+
+def frame(results: Iterable[dict[str, Any]], folder: Path = Path()) -> pd.DataFrame:
+    """The table of `load` from the contents of run files that lie below `folder`."""
+    return _typed([_row(result, folder / "runs" / result["run_id"] / "result.json") for result in results])
+
+
+def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows).astype(dict.fromkeys(METRICS, float) | {"normal_class": "Int64", "attempts": "Int64"})
 
 
 def _row(result: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -78,10 +87,6 @@ def _text(value: Any) -> str:
 
 def _per_cent(metrics: dict[str, float | None]) -> dict[str, float | None]:
     return {name: None if (value := metrics.get(name)) is None else 100 * value for name in METRICS}
-
-
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows).astype(dict.fromkeys(METRICS, float) | {"normal_class": "Int64", "attempts": "Int64"})
 
 
 def refuse_mixed(runs: pd.DataFrame) -> None:
@@ -186,4 +191,4 @@ def images(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _longer(runs: pd.DataFrame, name: str, parts: Callable[[dict[str, Any]], dict[Any, dict[str, float | None]]]) -> pd.DataFrame:
     rows = [row | {name: key} | _per_cent(metrics) for row in runs.to_dict("records") for key, metrics in parts(row["result"]).items()]
-    return _frame(rows) if rows else runs.iloc[:0].assign(**{name: None})
+    return _typed(rows) if rows else runs.iloc[:0].assign(**{name: None})

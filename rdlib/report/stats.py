@@ -78,7 +78,7 @@ def verdict(cells: pd.DataFrame) -> list[str]:
         (~cells["same"].astype(bool), "different setting"),
         (~(cells["half_width"] <= WIDEST), "undecided"),  # NaN too
         (difference.abs() <= cells["half_width"] + ROUNDING, "agrees"),
-        (cells["half_width"] == 0, "undecided"),
+        (cells["half_width"] < 1e-6, "undecided"),  # 0 but for rounding
         (difference > 0, "higher"),
     ]
     return list(np.select([condition for condition, _ in rules], [word for _, word in rules], "lower"))
@@ -88,9 +88,12 @@ def bootstrap(labels: ArrayLike, scores: ArrayLike, draws: int = 999) -> tuple[f
     """The 95 % interval of the image AUROC (per cent) when the test images are drawn again, normal and anomalous ones apart.
 
     Seeded, so it is repeatable. labels: (N,) 1 = anomalous; scores: (N,)
+    returns: its ends; NaN with fewer than two images of a kind
     """
     labels, scores = np.asarray(labels), np.asarray(scores, float)
     parts = (scores[labels == 0], scores[labels == 1])
+    if min(map(len, parts)) < 2:
+        return np.nan, np.nan
     found = scipy.stats.bootstrap(parts, _auroc, n_resamples=draws, method="percentile", confidence_level=CONFIDENCE, rng=0, batch=100)
     return tuple(100 * float(end) for end in found.confidence_interval)
 

@@ -91,7 +91,9 @@ def failures(folder: Path | None, runs: pd.DataFrame) -> Markdown | None:
 def _folded(numbers: pd.DataFrame, shown: pd.DataFrame) -> list[str]:
     """One line for the rows without a run."""
     left = [r for r in dict.fromkeys(numbers["row"]) if r not in shown.index] if "verdict" in numbers else []
-    return [f"Not run here, {len(left)} of {numbers['row'].nunique()} rows: {', '.join(left)}."] if left else []
+    if left and not len(shown):
+        return [f"Not run here: none of its {len(left)} rows."]
+    return [f"Not run here, {len(left)} of {len(left) + len(shown)} rows: {', '.join(left)}."] if left else []
 
 
 def escape(text: Any) -> Any:

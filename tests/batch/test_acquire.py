@@ -143,6 +143,47 @@ def test_the_target_can_be_read_by_others_and_may_be_an_empty_folder(folder, tmp
     assert stat.S_IMODE((tmp_path / "mvtec").stat().st_mode) == 0o755
 
 
+def littered(folder):
+    """What macOS, Windows and a NAS leave in folders, one of it a second data set."""
+    for name in ("__MACOSX/bottle/train/good/._000.png", "bottle/test/.DS_Store", "bottle/train/good/Thumbs.db", "cable/@eaDir/x.png"):
+        save(picture(), folder / "x.png").rename((folder / name).parent.mkdir(parents=True, exist_ok=True) or folder / name)
+
+
+@pytest.mark.parametrize("source", ["folder", "a.tar", "a.zip"])
+def test_what_systems_leave_in_folders_is_passed_over(folder, tmp_path, source):
+    wanted = files(folder)
+    littered(folder)
+    made = {
+        "folder": lambda: folder,
+        "a.tar": lambda: tar(folder, tmp_path / source, "w"),
+        "a.zip": lambda: zipped(folder, tmp_path / source),
+    }
+    acquire.acquire(str(made[source]()), tmp_path / "mvtec")
+    assert files(tmp_path / "mvtec") == wanted
+    littered(tmp_path / "mvtec")  # a look at it on another system leaves it complete
+    assert "every file agrees" in acquire.acquire("nowhere", tmp_path / "mvtec")
+
+
+def test_nothing_but_the_contents_is_taken_from_an_archive(folder, tmp_path):
+    def claim(member):
+        member.mode, member.uid = 0o6777, 12345
+        return member
+
+    with tarfile.open(tmp_path / "a.tar", "w") as packed:
+        for name in ("bottle", "cable"):
+            packed.add(folder / name, name, filter=claim)
+    acquire.acquire(str(tmp_path / "a.tar"), tmp_path / "mvtec")
+    found = [p.stat() for p in (tmp_path / "mvtec").rglob("*")]
+    assert not any(s.st_mode & 0o6002 for s in found) and 12345 not in {s.st_uid for s in found}
+
+
+def test_a_category_that_is_a_link_counts_as_one_that_is_there(folder, tmp_path):
+    (folder / "cable").rename(tmp_path / "elsewhere")
+    (folder / "cable").symlink_to(tmp_path / "elsewhere")
+    assert "2 categories, 2 of MVTec AD's 2" in acquire.acquire("nowhere", folder)
+    assert "cable/train/good/000.png" in acquire.manifest_of(folder)
+
+
 class Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
@@ -404,8 +445,8 @@ def test_manifests_that_are_none(folder, tmp_path):
 def test_nothing_half_done_stays_behind(folder, tmp_path, monkeypatch, error, source):
     """The third file cannot be written."""
     archive = tar(folder, tmp_path / "a.tar")
-    where, name = (shutil, "copyfile") if source == "folder" else (acquire.tarfile.TarFile, "makefile")
-    original, written = getattr(where, name), []
+    name = "copyfile" if source == "folder" else "copyfileobj"
+    original, written = getattr(shutil, name), []
 
     def fail(*args, **kwargs):
         written.append(args)
@@ -413,7 +454,7 @@ def test_nothing_half_done_stays_behind(folder, tmp_path, monkeypatch, error, so
             raise error
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(where, name, fail)
+    monkeypatch.setattr(shutil, name, fail)
     with pytest.raises((InputError, KeyboardInterrupt)) as caught:
         acquire.acquire(str(folder if source == "folder" else archive), tmp_path / "data/mvtec")
     assert left(tmp_path / "data") == [] and len(written) == 3

@@ -22,7 +22,6 @@ from helpers import PATIENCE
 from rdlib.batch import failure
 from rdlib.config import Config
 from rdlib.errors import InputError
-from rdlib.report import report, tables
 from rdlib.run import files, plan, record, session
 from rdlib.run.checkpoint import Checkpoint
 
@@ -156,10 +155,8 @@ def test_one_bad_run_stops_no_other_and_a_table_says_failed(tmp_path, monkeypatc
     (failure,), (finished,) = record.read_failures(out), record.read_runs(out)
     assert (failure["run_id"], failure["attempts"], finished["run_id"]) == (bad, 1, good)
     assert "its checkpoint was made with another " in failure["reason"] and "remove the folder" in failure["reason"]
-    monkeypatch.setattr(report, "display", lambda _: None)
-    made = report.Report(str(out), str(out))
-    made.table("classes", tables.novelty_classes(made.all_runs), "Each normal class, %")
-    verdicts = pd.read_csv(out / "tables/classes.csv", dtype={"row": str}).set_index("row")["verdict"]
+    made_up_runs.execute("06_novelty", out, out, monkeypatch)
+    verdicts = pd.read_csv(out / "tables/table4_classes.csv", dtype={"row": str}).set_index("row")["verdict"]
     classes = [str(plan.runs("demo")[i]["normal_class"]) for i in RUNS]
     assert verdicts[classes].tolist() == ["failed", "not published"] and (verdicts == "not run").sum() == 8
     assert pd.read_csv(out / "tables/failures.csv")["reason"].tolist() == [failure["reason"]]

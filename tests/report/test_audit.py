@@ -31,6 +31,17 @@ def test_a_row_counts_images_regions_and_areas(tmp_path):
     assert len(row["manifest"]) == 64
 
 
+def test_areas_are_of_what_is_brighter_than_half_and_what_is_passed_over_is_told(tmp_path):
+    """White of 10 x 10 pixels in 40 x 32, with a grey edge: 7.8125 % of the image."""
+    folder = mvtec_folder(tmp_path / "nut", bad=1)
+    values = np.zeros((32, 40), np.uint8)
+    values[8:20, 8:20], values[9:19, 9:19] = 90, 255
+    save(Image.fromarray(values), folder / "ground_truth/hole/000_mask.png")
+    (folder / "origin.json").touch()
+    row = audit.audit_category(folder, config())
+    assert row["area max, %"] == pytest.approx(7.8125) and row["remarks"] == ["not used: origin.json"]
+
+
 def test_different_image_sizes_are_all_named(tmp_path):
     folder = mvtec_folder(tmp_path / "nut")
     save(picture((64, 32)), folder / "train/good/900.png")
@@ -61,13 +72,13 @@ def test_the_problems_of_all_categories_are_in_one_report(tmp_path):
     folders = [mvtec_folder(tmp_path / name) for name in ("bolt", "nut", "screw")]
     (folders[0] / "ground_truth/hole/001_mask.png").unlink()
     (folders[2] / "train/good/000.png").write_bytes(b"")
-    (folders[2] / "test/notes.txt").touch()
+    (folders[2] / "test/0.png").touch()
     settings = {folder.name: config(category=folder.name) for folder in folders}
     with pytest.raises(DataError) as caught:
         audit.audit_categories(folders, settings)
     text = str(caught.value)
     assert text.count("problem(s)") == 2 and str(folders[1]) not in text
-    for name in ("bolt/test/hole/001.png: no mask", "screw/train/good/000.png: cannot be decoded", "screw/test/notes.txt: unexpected"):
+    for name in ("bolt/test/hole/001.png: no mask", "screw/train/good/000.png: cannot be decoded", "screw/test/0.png: unexpected"):
         assert str(tmp_path / name) in text
     assert [row["category"] for row in audit.audit_categories(folders[1:2], settings)] == ["nut"]
 

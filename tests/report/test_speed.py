@@ -1,13 +1,14 @@
-"""Tables and the figure of the benchmark, from a made-up bench.json; the metrics of the plain loop in it are ours."""
+"""Tables and the figure of the benchmark in 05_complexity, from a made-up bench.json; the metrics of the plain loop in it are ours."""
 
 import json
 
 import bench
 import numpy as np
+import pandas as pd
 import pytest
+from made_up_runs import COST, execute, put, run
 
 from rdlib import metrics
-from rdlib.report import plots, speed
 
 SECONDS = {"median_s": 2.0, "q1_s": 1.5, "q3_s": 3.0, "n": 5}
 FOUND = {
@@ -36,38 +37,38 @@ FOUND = {
             "times_plain": {"ours": 1.0},
         }
     ],
-    "metrics": {"maps": 167, "seconds": {"ours": SECONDS}},
+    "metrics": {"maps": 167, "seconds": {"ours": SECONDS}, "peak_mb": {"167": 1, "1000": 2}},
     "whole_runs_s": {"one seed": 20.0, "three seeds": 30.0},
+    "machine": {"cpu": "a", "threads": 1, "torch": "2"},
+    "data": "b",
     "growth": {"images": {"16": SECONDS, "32": SECONDS | {"median_s": 4.0, "q3_s": 5.0}}, "resolution": {"64": SECONDS, "128": SECONDS}},
 }
 
 
-def test_tables_say_what_was_measured(tmp_path):
+def test_tables_say_what_was_measured(tmp_path, monkeypatch):
+    put(tmp_path, run(experiment="cost") | {"complexity": dict.fromkeys(COST, 1.0)})
     (tmp_path / "bench.json").write_text(json.dumps(FOUND))
-    found = speed.read_bench(tmp_path)
-    plain, large, ours = speed.training_table(found).to_dict("records")
-    assert (plain["loop"], plain["times plain"], plain["share of peak"]) == ("plain, fp32", "", "")
-    assert (large["loop"], large["times plain"]) == ("plain, large, fp32", "")
-    assert (ours["with large files"], ours["if only convolutions"]) == ("6.00", "4.50")
-    assert (ours["loop"], ours["times plain"], ours["images/s"], ours["share of peak"]) == ("ours, fp32", "4.00", "32.0", "40%")
-    assert ours["s per step (quartiles)"] == "0.5 (1.5 - 3)"
-    assert speed.scoring_table(found)["times plain"].tolist() == ["1", "1.00"]
-    assert speed.whole_runs_table(found)["times one seed"].tolist() == ["1.00", "1.50"]
-    drift = speed.drift_table(found)
-    assert drift["loop"].tolist() == ["ours", "plain, nudged"] and drift["step 20"].tolist() == ["2.0e-02", "3.0e-02"]
-    assert speed.metrics_table(found)["metrics of 167 maps"].tolist() == ["ours"]
+    space = execute("05_complexity", tmp_path, tmp_path / "out", monkeypatch)
+    made = {p.stem: pd.read_csv(p) for p in (tmp_path / "out/tables").glob("speed_*.csv")}
+    plain, large, ours = made["speed_training"].to_dict("records")
+    assert [row["loop"] for row in (plain, large, ours)] == ["plain, fp32", "plain, large, fp32", "ours, fp32"]
+    assert np.isnan([plain["times plain"], large["times plain"], plain["share of peak"]]).all()
+    numbers = [
+        ours[name] for name in ("times plain", "with large files", "if only convolutions", "images/s", "share of peak", "features once, s")
+    ]
+    assert numbers == [4, 6, 4.5, 32, 0.4, 7] and ours["s per step (quartiles)"] == "0.5 (1.5 - 3)"
+    assert made["speed_scoring"]["times plain"].tolist() == [1, 1] and made["speed_whole_runs"]["times one seed"].tolist() == [1, 1.5]
+    assert made["speed_drift"]["loop"].tolist() == ["ours", "plain, nudged"] and made["speed_drift"]["step 20"].tolist() == [0.02, 0.03]
+    assert made["speed_metrics"]["metrics of 167 maps"].tolist() == ["ours"]
+
+    images, resolution = space["figure"].axes
+    assert images.lines[1].get_xdata().tolist() == [16, 32] and resolution.lines[1].get_xdata().tolist() == [64**2, 128**2]
 
 
-def test_without_a_benchmark_there_is_nothing():
-    from helpers import REPO
-
-    assert speed.read_bench(REPO / "tests") is None
-
-
-def test_growth_is_drawn_against_pixels_and_images():
-    figure = plots.growth(FOUND["growth"])
-    images, resolution = figure.axes
-    assert images.lines[0].get_xdata().tolist() == [16, 32] and resolution.lines[0].get_xdata().tolist() == [64**2, 128**2]
+def test_without_a_benchmark_there_is_nothing(tmp_path, monkeypatch):
+    put(tmp_path, run(experiment="cost") | {"complexity": dict.fromkeys(COST, 1.0)})
+    assert execute("05_complexity", tmp_path, tmp_path / "out", monkeypatch)["figure"] is None
+    assert not list((tmp_path / "out/tables").glob("speed_*"))
 
 
 def test_the_plain_loops_metrics_are_ours():

@@ -1,10 +1,16 @@
-"""Result files without training: valid by the schema, with the values a test wants."""
+"""Result files without training: valid by the schema, with the values a test wants; and a table notebook run on them."""
+
+import json
+
+from helpers import REPO
 
 from rdlib.config import IMAGE_FOLDER_DATASETS, Config
 from rdlib.run import record
+from rdlib.run.files import write_atomically
 
 # Two normal and two anomalous images, told apart without a mistake: nothing to gain or lose by drawing them again.
 SEPARATED = [(f"test/{kind}/{i}.png", label, label + i / 10, 9 * label) for kind, label in (("good", 0), ("hole", 1)) for i in range(2)]
+COST = ("latency_ms_p50", "latency_ms_p95", "images_per_s", "memory_mb", "stored_mb", "trainable_parameters", "gmacs")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "au_pro", "au_pro_per_image")
 
 
@@ -59,3 +65,29 @@ def failed(status="failed", reason="no memory", **params):
     result |= {"config": cfg.to_dict(), "finished_at": ""}
     record.validate(result)
     return result
+
+
+def put(folder, *results):
+    """Write results as run files below `folder`; returns it."""
+    for result in results:
+        write_atomically(folder / "runs" / result["run_id"] / "result.json", json.dumps(result))
+    return folder
+
+
+def execute(name, results_dir, out_dir, monkeypatch, **changes):
+    """Run a notebook's code here, on these results. changes: text of its source -> other text, both as `old=(old, new)`
+
+    returns: its variables
+    """
+    monkeypatch.chdir(REPO)
+    cells = json.loads((REPO / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = [("".join(c["source"]), c["metadata"].get("tags", ())) for c in cells if c["cell_type"] == "code"]
+    for old, new in changes.values():
+        assert any(old in text for text, _ in sources), old
+        sources = [(text.replace(old, new), tags) for text, tags in sources]
+    space = {}
+    for text, tags in sources:
+        exec(text, space)  # noqa: S102
+        if "parameters" in tags:
+            space |= {"results_dir": str(results_dir), "out_dir": str(out_dir)}
+    return space

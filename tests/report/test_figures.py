@@ -1,0 +1,115 @@
+"""Which images figures show, by rules one can do in the head, what runs kept of them, and figures as files."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_runs import run
+from PIL import Image
+
+from rdlib.errors import InputError
+from rdlib.report import figures, plots
+from rdlib.run import record
+from rdlib.score import Scores
+
+
+def images(**areas):
+    """A row per image: category -> areas of its defects; the name of an image is its number, its score the area's tenth."""
+    return pd.DataFrame(
+        {"category": c, "path": f"test/hole/{n}.png", "label": 1, "score": a / 10, "anomalous_pixels": a}
+        for c, found in areas.items()
+        for n, a in enumerate(found)
+    )
+
+
+def chosen(table):
+    return [f"{c}{p[10]}" for c, p in zip(table["category"], table["path"])]
+
+
+def test_categories_take_turns():
+    table = images(a=[5, 1, 3], b=[2, 9], c=[4])
+    assert chosen(figures.in_turn(table, "anomalous_pixels")) == ["a1", "b0", "c0", "a2", "b1", "a0"]
+    assert chosen(figures.in_turn(table, "score", ascending=False)) == ["a0", "b1", "c0", "a2", "b0", "a1"]
+    assert len(figures.in_turn(images(a=range(9), b=range(9)), "score")) == figures.ROWS == 6
+
+
+def test_equal_images_come_in_the_order_of_their_names():
+    assert chosen(figures.in_turn(images(a=[2, 2, 2]), "score")) == ["a0", "a1", "a2"]
+
+
+def test_the_typical_defect_is_the_median_of_its_category():
+    assert chosen(figures.typical(images(a=[5, 1, 3], b=[2, 9], c=[4]))) == ["a2", "b1", "c0"]
+
+
+def test_of_one_category_typical_defects_go_from_small_to_large():
+    assert chosen(figures.typical(images(a=[8, 0, 5, 3, 7, 1, 6, 4]))) == ["a1", "a5", "a3", "a2", "a6", "a0"]
+
+
+def test_of_no_images_none_are_chosen():
+    none = images(a=[1]).iloc[:0]
+    assert figures.typical(none).empty and figures.in_turn(none, "score").empty
+
+
+def test_telling_images_are_misses_finds_and_false_alarms():
+    labels, scores = [1, 0, 1, 0, 1, 0, 1], [0.9, 0.1, 0.2, 0.8, 0.5, 0.3, 0.7]
+    rows = [{"path": str(i), "label": y, "score": s} for i, (y, s) in enumerate(zip(labels, scores))]
+    assert figures.telling_images({"images": rows}, each=2) == [2, 4, 0, 6, 3, 5]
+
+
+# --- What runs kept -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def result(tmp_path):
+    """A run of two images that kept its maps: M1 is 0.1 and 0.2 everywhere, M2 and M3 twice and three times that."""
+    made = run(0.9, dataset="demo", category="brick", images=[("test/hole/0.png", 1, 0.6, 4), ("test/hole/1.png", 1, 1.2, 4)])
+    maps = np.float32([[[[0.1]], [[0.2]]]]) * np.float32([1, 2, 3]).reshape(3, 1, 1, 1) * np.ones((4, 4), np.float32)
+    masks = np.ones((2, 4, 4), bool)
+    (tmp_path / "runs" / made["run_id"]).mkdir(parents=True)
+    scores = Scores(maps, np.ones(2), masks, ("test/hole/0.png", "test/hole/1.png"))
+    record.save_maps(tmp_path / "runs" / made["run_id"], scores, np.zeros((2, 3, 4, 4), np.uint8))
+    return made
+
+
+def test_a_kept_map_is_the_sum_over_the_scales_of_the_run(tmp_path, result):
+    kept = figures.Kept.of(tmp_path, result)
+    assert kept.maps[:, 0, 0] == pytest.approx([0.6, 1.2], abs=2e-3) and kept.paths == ("test/hole/0.png", "test/hole/1.png")
+    two = figures.Kept.of(tmp_path, result | {"config": result["config"] | {"scales": [1, 3]}})
+    assert two.maps[:, 0, 0] == pytest.approx([0.4, 0.8], abs=2e-3)
+
+
+def test_a_run_without_maps_kept_none(tmp_path):
+    assert figures.Kept.of(tmp_path, run(0.9)) is None
+
+
+def test_damaged_maps_are_refused_by_name(tmp_path, result):
+    path = tmp_path / "runs" / result["run_id"] / "maps.npz"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(InputError, match=f"{path}: damaged"):
+        figures.Kept.of(tmp_path, result)
+
+
+def test_a_row_of_a_grid_has_the_scale_of_its_category_whatever_is_chosen(tmp_path, result):
+    kept = figures.Kept.of(tmp_path, result)
+    one = pd.DataFrame({"category": ["brick"], "path": ["test/hole/0.png"]})
+    axes = figures.grid(one, {"map": {"brick": kept}}).axes
+    assert axes[2].images[0].get_clim() == (kept.maps.min(), kept.maps.max()), "no map is scaled to itself"
+    assert axes[0].get_ylabel() == "brick\nhole" and float(axes[2].images[0].get_array()[0, 0]) == pytest.approx(0.6, abs=2e-3)
+    assert figures.grid(one.iloc[:0], {"map": {}}).texts, "a word where there is nothing to show"
+
+
+# --- Files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_equal_figures_are_equal_files(tmp_path, suffix):
+    for name, last in (("one", 1.0), ("two", 1.0), ("three", 1.5)):
+        figures.save_figure(plots.loss_curve([3.0, 2.0, last]), tmp_path / "figures" / name, (suffix,), "Loss", "A line")
+    one, two, three = ((tmp_path / "figures" / f"{name}.{suffix}").read_bytes() for name in ("one", "two", "three"))
+    assert one == two != three
+
+
+def test_a_file_holds_its_heading_and_its_words(tmp_path):
+    figures.save_figure(plots.nothing(), tmp_path / "told", caption="Fig. 1: Größe 部", alt="Bars of <AUROC>")
+    figures.save_figure(plots.nothing(), tmp_path / "bare")
+    with Image.open(tmp_path / "told.png") as told, Image.open(tmp_path / "bare.png") as bare:
+        assert told.text == {"Title": "Fig. 1: Größe 部", "Description": "Bars of <AUROC>"} and bare.text == {}

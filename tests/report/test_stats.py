@@ -1,0 +1,176 @@
+"""Interval, average, verdict and bootstrap: closed forms, brute force, and the coverage that the verdict promises."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rdlib import metrics
+from rdlib.report import stats
+
+T1, T2, T4 = 12.7062, 4.302653, 2.776445  # Student's 97.5 % quantiles, from a table
+PER_CENT = st.integers(0, 1000).map(lambda i: i / 10)
+
+
+def cells(ours, std, n, **more):
+    table = pd.DataFrame(
+        {"ours": ours, "std": std, "n": n, "runs": [f"r{i}" for i in range(len(ours))], "failed": "", "missing": "undefined"}
+    )
+    return table.assign(**more)
+
+
+@pytest.mark.parametrize("std, n, expected", [(2, 2, T1 * 2 * math.sqrt(3 / 2)), (3, 3, T2 * 3 * math.sqrt(4 / 3)), (0, 2, 0)])
+def test_half_width_by_hand(std, n, expected):
+    assert stats.half_width(std, n) == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_seed_has_no_interval():
+    assert np.isnan(stats.half_width([math.nan, math.nan], [1, 0])).all()
+
+
+# --- Average ------------------------------------------------------------------------------------------------------
+
+
+def test_an_average_by_hand():
+    """Two categories of three seeds and equal spread: four degrees of freedom, the mean's variance is a half."""
+    found = stats.average(cells([90, 80], [3, 3], [3, 3]))
+    assert (found["ours"], found["n"], found["runs"]) == (85, 3, "r0 r1")
+    assert found["std"] == pytest.approx(3 / math.sqrt(2)) and found["half_width"] == pytest.approx(T4 * 3 * math.sqrt(4 / 3 / 2), rel=1e-5)
+
+
+@given(std=PER_CENT, n=st.integers(2, 9))
+def test_the_average_of_one_category_is_that_category(std, n):
+    found = stats.average(cells([70], [std], [n]))
+    assert (found["ours"], found["std"], found["n"]) == (70, pytest.approx(std), n)
+    assert found["half_width"] == pytest.approx(float(stats.half_width(std, n)))
+
+
+def test_no_average_leaves_a_category_out():
+    table = cells([90, math.nan], [1, math.nan], [2, 0], failed=["x", "y"], missing=["undefined", "diverged"])
+    found = stats.average(table)
+    assert math.isnan(found["ours"]) and (found["n"], found["runs"], found["failed"], found["missing"]) == (0, "", "y", "diverged")
+    assert stats.average(table.assign(missing="not run"))["missing"] == stats.average(table.iloc[:0])["missing"] == "not run"
+
+
+def test_an_average_over_one_seed_has_no_interval():
+    found = stats.average(cells([90, 80], [1, math.nan], [2, 1], failed=["", "y"]))
+    assert (found["ours"], found["n"], found["failed"]) == (85, 1, "y") and math.isnan(found["half_width"]) and math.isnan(found["std"])
+
+
+# --- The verdict --------------------------------------------------------------------------------------------------
+
+
+def verdict(ours, half, paper, same=True, missing="undefined"):
+    return stats.verdict(pd.DataFrame({"ours": [ours], "half_width": [half], "paper": [paper], "same": [same], "missing": [missing]}))[0]
+
+
+# Half-width 0.45 and rounding 0.05 make 0.5 exactly.
+VERDICTS = [
+    (math.nan, math.nan, 98.0, True, "not run"),
+    (math.nan, math.nan, math.nan, False, "failed"),
+    (98.0, 0.5, math.nan, True, "not published"),
+    (98.0, 0.5, 98.0, False, "different setting"),
+    (98.0, math.nan, 98.0, True, "undecided"),
+    (98.0, 1.0, 98.0, True, "agrees"),
+    (98.0, 1.01, 98.0, True, "undecided"),
+    (98.5, 0.45, 98.0, True, "agrees"),
+    (97.5, 0.45, 98.0, True, "agrees"),
+    (98.501, 0.45, 98.0, True, "higher"),
+    (97.499, 0.45, 98.0, True, "lower"),
+    (98.0, 0.0, 98.0, True, "agrees"),
+    (98.2, 0.0, 98.0, True, "undecided"),
+]
+
+
+@pytest.mark.parametrize("ours, half, paper, same, expected", VERDICTS)
+def test_verdict(ours, half, paper, same, expected):
+    assert verdict(ours, half, paper, same, expected if math.isnan(ours) else "undefined") == expected
+
+
+@given(ours=PER_CENT, half=st.integers(1, 100).map(lambda i: i / 100), paper=PER_CENT)
+def test_a_verdict_turns_round_with_the_two_sides(ours, half, paper):
+    assert verdict(paper, half, ours) == {"agrees": "agrees", "higher": "lower", "lower": "higher"}[verdict(ours, half, paper)]
+
+
+def reproductions(n, draw, count=20_000):
+    """Ours (count, n) and the paper's, one more of the same, rounded as printed."""
+    values = draw(np.random.default_rng(n), (count, n + 1))
+    return values[:, :n], values[:, n].round(1)
+
+
+def normal(spread):
+    return lambda rng, size: rng.normal(97, spread, size)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_a_perfect_reproduction_is_covered_in_95_per_cent(n):
+    """And in no more than 90 % by the interval of our mean, which takes the paper's run for the truth."""
+    ours, paper = reproductions(n, normal(1.0))
+    std, apart = ours.std(axis=1, ddof=1), np.abs(ours.mean(axis=1) - paper)
+    assert np.mean(apart <= stats.half_width(std, n) + stats.ROUNDING) == pytest.approx(0.95, abs=0.02)
+    assert np.mean(apart <= 1.96 * std / math.sqrt(n) + stats.ROUNDING) < 0.9
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("kind", ["narrow", "usual", "wide", "steps"])
+def test_at_most_one_cell_in_twenty_of_a_perfect_reproduction_is_called_different(n, kind):
+    """Undecided ones count among the cells. steps: two thirds of the runs give 100 %, the others one step less."""
+    steps = lambda rng, size: np.where(rng.random(size) < 2 / 3, 100.0, 99.7)  # noqa: E731
+    ours, paper = reproductions(n, {"narrow": normal(0.05), "usual": normal(0.3), "wide": normal(2.0), "steps": steps}[kind])
+    std = ours.std(axis=1, ddof=1)
+    table = pd.DataFrame({"ours": ours.mean(axis=1), "half_width": stats.half_width(std, n), "paper": paper, "same": True, "missing": ""})
+    assert np.isin(stats.verdict(table), ["higher", "lower"]).mean() < 0.06
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_the_average_is_covered_at_least_as_often(n):
+    """Fifteen categories, some with a tenth of the others' spread."""
+    rng, spread = np.random.default_rng(0), np.linspace(0.1, 1, 15)
+    covered = []
+    for _ in range(400):
+        values = rng.normal(97, spread, (n + 1, 15))
+        found = stats.average(cells(values[:n].mean(axis=0), values[:n].std(axis=0, ddof=1), np.full(15, n)))
+        covered.append(abs(found["ours"] - values[n].mean()) <= found["half_width"])
+    assert np.mean(covered) > 0.93
+
+
+# --- Drawing the test images again ----------------------------------------------------------------------------------
+
+
+def test_the_bootstrap_of_four_images_by_hand():
+    """Normal images at 0, anomalous ones at -1 and 1: a draw's AUROC is 0, 1/2 or 1 with chance 1/4, 1/2, 1/4."""
+    assert stats.bootstrap([0, 0, 1, 1], [0, 0, -1, 1]) == (0, 100)
+    assert np.isnan(stats.bootstrap([0, 1, 1], [0, -1, 1])).all(), "one image cannot be drawn otherwise"
+
+
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=5), st.lists(st.integers(10, 19), min_size=2, max_size=5))
+def test_perfect_separation_has_no_uncertainty(low, high):
+    assert stats.bootstrap([0] * len(low) + [1] * len(high), low + high, draws=20) == (100, 100)
+
+
+def test_the_bootstrap_agrees_with_hanley_and_mcneil_and_leaves_the_random_state_alone():
+    rng = np.random.default_rng(1)
+    labels, scores = np.repeat([0, 1], [200, 150]), np.concatenate([rng.normal(size=200), rng.normal(1, size=150)])
+    a, n, m = metrics.image_auroc(labels=labels, scores=scores), 150, 200
+    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
+    error = 100 * math.sqrt((a * (1 - a) + (n - 1) * (q1 - a * a) + (m - 1) * (q2 - a * a)) / (n * m))
+    np.random.seed(3)
+    expected = np.random.RandomState(3).rand()
+    low, high = stats.bootstrap(labels, scores)
+    assert np.random.rand() == expected and stats.bootstrap(labels, scores) == (low, high)
+    assert (high - low) / 2 == pytest.approx(scipy.stats.norm.ppf(0.975) * error, rel=0.2) and low < 100 * a < high
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=2, max_size=12).filter(
+        lambda rows: 0 < sum(r[0] for r in rows) < len(rows)
+    )
+)
+def test_its_auroc_is_ours(rows):
+    labels, scores = map(np.array, zip(*rows))
+    found = stats._auroc(scores[labels == 0], scores[labels == 1])
+    assert found == pytest.approx(metrics.image_auroc(labels=labels, scores=scores.astype(float)))
