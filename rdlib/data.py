@@ -225,7 +225,7 @@ def overlapping(folders: dict[str, Path], allowed: Collection[tuple[str, str]] =
     found = [(a, b) for a, b in permutations(real, 2) if real[a].is_relative_to(real[b]) and (a, b) not in allowed]
     once = [(a, b) for a, b in found if real[a] != real[b] or (b, a) not in found or a < b]
     return [
-        f"{a}={folders[a]}: {'is the same folder as' if real[a] == real[b] else 'lies in'} {b}={folders[b]}; give folders apart"
+        f"{a}={folders[a]}: {'is the same folder as' if real[a] == real[b] else 'lies in'} {b}={folders[b]}; give separate folders"
         for a, b in once
     ]
 

@@ -297,10 +297,12 @@ def test_the_noise_of_jpeg_does_not_grow_a_region(box, quality):
 
 
 def test_regions_with_grey_edges_vanish_as_a_whole_or_not(tmp_path):
-    """Two regions: one of 5 x 5 pixels with an edge of half, one of a single pixel just above half between pixels just below."""
+    """Three regions: 5 x 5 pixels, one pixel that its wide edge keeps above half, one pixel with a narrow edge that vanishes."""
     folder = mvtec_folder(tmp_path / "made_up", bad=1, size=(64, 64))
     values = np.zeros((64, 64), np.uint8)
-    values[9:16, 9:16], values[10:15, 10:15], values[40:43, 40:43], values[41, 41] = 120, 255, 126, 130
+    values[9:16, 9:16], values[10:15, 10:15] = 120, 255
+    values[26:35, 26:35], values[30, 30] = 126, 200
+    values[50:53, 50:53], values[51, 51] = 126, 130
     save(Image.fromarray(values), folder / "ground_truth/hole/000_mask.png")
     assert load(folder).notes["vanished_regions"] == 1
     assert load(folder, config(mask_rule="any")).notes["vanished_regions"] == 0

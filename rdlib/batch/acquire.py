@@ -194,14 +194,14 @@ def _root(unpacked: Path, source: str) -> Path:
 
 def _complete(root: Path, expected: dict[str, str], source: str, partial: bool) -> str:
     """Check a freshly unpacked folder and write its manifest. returns: what is there"""
-    found, expected = _checked(root, expected, f"{source}: not complete; fetch it again")
+    expected = _checked(root, expected, f"{source}: not complete; fetch it again")
     there, missing = official_in(root)
     if len(there) > 1 and missing and not expected and not partial:
         raise InputError(
             f"{source}: {len(there)} of {len(MVTEC_COUNTS)} categories; missing: {', '.join(missing)}; fetch it again, "
             "or give --partial or --manifest if no more are meant"
         )
-    (root / MANIFEST).write_text(manifest_text(found or manifest_of(root)), encoding="utf-8")
+    (root / MANIFEST).write_text(manifest_text(expected or manifest_of(root)), encoding="utf-8")
     return _what_is_there(root, bool(expected))
 
 
@@ -213,7 +213,7 @@ def check_existing(target: Path, expected: dict[str, str]) -> str:
     """
     if not target.is_dir():
         raise InputError(f"{target}: is a file, not a folder; give another target")
-    _, expected = _checked(target, expected, f"{target}: there already, but not complete (move it away and acquire it again)")
+    expected = _checked(target, expected, f"{target}: there already, but not complete (move it away and acquire it again)")
     _, missing = official_in(target)
     if missing and not expected:
         raise InputError(
@@ -223,17 +223,16 @@ def check_existing(target: Path, expected: dict[str, str]) -> str:
     return _what_is_there(target, bool(expected))
 
 
-def _checked(root: Path, expected: dict[str, str], refusal: str) -> tuple[dict[str, str], dict[str, str]]:
-    """The manifest found (if one is expected), and the one expected: what is given, else the folder's own if it was acquired before.
+def _checked(root: Path, expected: dict[str, str], refusal: str) -> dict[str, str]:
+    """The manifest that the folder agrees with: the one given, else its own if it was acquired before, else none.
 
     raises: InputError of `refusal` and every problem
     """
     expected = expected or _own_manifest(root)
-    found = manifest_of(root) if expected else {}
-    problems = problems_of(root) + differences(found, expected)
+    problems = problems_of(root) + (differences(manifest_of(root), expected) if expected else [])
     if problems:
         raise InputError(report(refusal, problems))
-    return found, expected
+    return expected
 
 
 def problems_of(root: Path) -> list[str]:
@@ -276,8 +275,8 @@ def manifest_of(root: Path) -> dict[str, str]:
 
 
 def manifest_text(found: dict[str, str]) -> str:
-    """Lines `sha256  relative/path`."""
-    return "".join(f"{digest}  {name}\n" for name, digest in found.items())
+    """Lines `sha256  relative/path`, in order of the paths."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(found.items()))
 
 
 def read_manifest(file: Path) -> dict[str, str]:
@@ -307,9 +306,7 @@ def _own_manifest(root: Path) -> dict[str, str]:
 
 
 def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
-    """Every file that is missing, changed or too much, one line each; none if nothing particular is expected."""
-    if not expected:
-        return []
+    """Every file that is missing, changed or too much, one line each."""
     problems = [f"{p}: missing" for p in sorted(expected.keys() - found.keys())]
     problems += [f"{p}: not in the manifest" for p in sorted(found.keys() - expected.keys())]
     return problems + [f"{p}: sha256 is not the manifest's" for p in sorted(expected.keys() & found.keys()) if expected[p] != found[p]]
@@ -327,13 +324,10 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("target", help="folder that will hold the categories, for example data/mvtec")
     parser.add_argument("--sha256", default="", help="of the archive")
     parser.add_argument("--manifest", default="", help="file of lines `sha256  relative/path` to check against")
-    parser.add_argument("--write-manifest", default="", help="also write the manifest of the target to this file")
     parser.add_argument("--partial", action="store_true", help="several, but not all of MVTec AD's categories are meant")
     given = parser.parse_args(words)
     try:
         print(acquire(given.source, given.target, given.sha256, given.manifest, given.partial))
-        if given.write_manifest:
-            Path(given.write_manifest).write_text(manifest_text(manifest_of(Path(given.target))), encoding="utf-8")
     except InputError as error:
         print(error, file=sys.stderr)
         return 1
