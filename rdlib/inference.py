@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -103,3 +104,29 @@ def _watch(module: Module, run: Callable[[Module], object]) -> dict[nn.Module, t
     for hook in hooks:
         hook.remove()
     return fed_by
+
+
+class OnePosition(nn.Conv2d):
+    """A 3x3 convolution with a border of 1 that, where its output is one position, multiplies only the taps that see more than the border.
+
+    At 32 px the embedding is 1 x 1: of the OCE's strided convolution 4 of 9 taps see something, of its others 1 of 9. The same
+    within rounding; the gradient of the other taps is exactly zero, so Adam leaves them as they are.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if max(height, width) > self.stride[0]:
+            return super().forward(x)
+        seen = self.weight[:, :, 1 : 1 + height, 1 : 1 + width]
+        return F.linear(x.flatten(1), seen.flatten(1), self.bias)[:, :, None, None]
+
+
+def only_seen_taps(module: Module) -> Module:
+    """Let every 3x3 convolution of the module compute as `OnePosition`, before training; names and shapes of its state stay.
+
+    Nothing calls it yet: it rounds otherwise, so NUMERICS has to rise with it.
+    """
+    for conv in module.modules():
+        if type(conv) is nn.Conv2d and (conv.kernel_size, conv.padding, conv.dilation, conv.groups) == ((3, 3), (1, 1), (1, 1), 1):
+            conv.__class__ = OnePosition
+    return module

@@ -1,11 +1,13 @@
 """Devices, batches, and BatchNorm folding on real architectures."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from rdlib import inference, teachers
+from rdlib import distance, inference, model, teachers
 from rdlib.errors import InputError
 
 CPU = torch.device("cpu")
@@ -59,3 +61,37 @@ def test_a_batchnorm_that_no_convolution_feeds_stays():
     fast = inference.for_inference(net, lambda n: n(x))
     assert isinstance(fast[2], nn.BatchNorm2d)
     torch.testing.assert_close(fast(x), net(x))
+
+
+def two_steps(net, feats):
+    """Losses of two steps of Adam in float64, and the gradients of the last."""
+    optimiser, losses = torch.optim.Adam(net.parameters(), lr=0.005), []
+    for _ in range(2):
+        loss = distance.flat_loss(feats, net(feats))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses, {name: p.grad for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_only_seen_taps_trains_as_the_whole_convolutions(size, layout):
+    """At 64 px every tap sees something and nothing changes at all."""
+    teacher = teachers.resnet_teacher("resnet18").double()
+    plain = nn.Sequential(model.OCBE(teacher.arch), model.Student(teacher.arch)).double().to(memory_format=layout).train()
+    fast = inference.only_seen_taps(copy.deepcopy(plain))
+    before = {k: v.clone() for k, v in fast.state_dict().items()}
+    feats = [f.contiguous(memory_format=layout) for f in teacher(torch.rand(4, 3, size, size, dtype=torch.float64))]
+    (expected, wanted), (found, grads) = two_steps(plain, feats), two_steps(fast, feats)
+    assert {k: v.shape for k, v in fast.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
+    if size == 64:
+        assert found == expected and all(torch.equal(grads[k], wanted[k]) for k in wanted)
+        return
+    assert found == pytest.approx(expected, rel=1e-9)
+    for name, seen in {"oce.0.conv1": 4, "oce.0.conv2": 1, "oce.1.conv1": 1, "oce.1.conv2": 1}.items():
+        grad, weight = grads[f"0.{name}.weight"], fast.state_dict()[f"0.{name}.weight"]
+        torch.testing.assert_close(grad, wanted[f"0.{name}.weight"], rtol=1e-5, atol=1e-12)
+        unseen = grad.eq(0).all((0, 1))
+        assert unseen.sum() == 9 - seen and torch.equal(weight[:, :, unseen], before[f"0.{name}.weight"][:, :, unseen])

@@ -47,6 +47,8 @@ FAULTS = [
     Fault("key without the teacher", "features.py", "self.images, *state,", "self.images,", "test_features"),
     Fault("store reads what is half-written", "run/cache.py", 'unfinished = self.folder / f"unfinished-{name}"', "unfinished = self.folder / name", "run/test_cache"),
     Fault("order of batches not restored", "fit.py", 'order.set_state(state["order"])', "pass", "run/test_crash"),
+    Fault("store reads what lost a file", "run/cache.py", 'if not files or len(files) != int(files[0].stem.split("of")[1]):', "if not files:", "run/test_cache"),
+    Fault("random layer4 beside weights through layer3", "teachers.py", "net.layer4, tail = nn.Identity(), None", "net.layer4 = nn.Identity()", "test_teachers"),
     Fault("optimiser not restored", "fit.py", 'optimiser.load_state_dict(state["optimiser"])', "pass", "run/test_crash"),
     Fault("damaged checkpoint used", "run/checkpoint.py", "                path.unlink()  # damaged\n            return None\n", "                pass\n", "run/test_crash"),
     Fault("masks paired by position", "data.py", 'masks.get(f"{path.stem}_mask")', "next(iter(masks.values()), None)", "test_data"),
