@@ -52,7 +52,7 @@ progress: setup  ## how far the batch is: done, running, left, failed (PROFILE=d
 report: setup  ## write results/PROFILE/report.html, one page with every table, figure and run (PROFILE=demo, DATA as the batch had)
 	python -m rdlib.report.page "results/$(PROFILE)" --data "$(DATA)"
 
-reference: setup  ## make a finished batch (PROFILE) the committed reference and renew the README tables
+reference: setup  ## make a finished batch (PROFILE) the committed reference and renew the tables in README and docs
 	python -m rdlib.batch.reference "$(PROFILE)"
 
 notebooks: setup  ## run every notebook top to bottom, keep the outputs, strip what changes by itself
@@ -63,7 +63,7 @@ notebooks: setup  ## run every notebook top to bottom, keep the outputs, strip w
 bench: setup  ## measure speed and memory against the plain loop, the official loops and scikit-learn (DATA=folder of categories)
 	python tests/tools/bench.py "$(PROFILE)" --data "$(DATA)"
 
-own: setup  ## measure 11_your_images on MVTec AD's bottle (DATA=folder that holds it) and renew the README's table
+own: setup  ## measure 11_your_images on MVTec AD's bottle (DATA=folder that holds it) and renew the table in docs
 	python tests/tools/own_images.py "$(DATA)"
 
 # As root, or by sudo without a password.

@@ -8,8 +8,10 @@ Data flows one way, and imports follow it:
                     -> fit.fit              losses; sees training images only
                     -> score.score          anomaly maps (NumPy; torch ends here)
                     -> metrics              AUROC, AP, both AU-PROs
-                    -> results.write_run    results/<profile>/runs/<run id>/result.json
-                    -> plots, results       tables and figures, from run files only
+                    -> run.record           results/<profile>/runs/<run id>/result.json
+                    -> report.runs          one pandas table of all runs, for the table notebooks
+
+The files of this folder are the paper; `run`, `report`, `batch` and `own` serve it, and it imports nothing from them.
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -27,7 +27,8 @@ from rdlib.run import record
 from rdlib.run.parameters import Where, from_notebook
 
 RUN = REPO / "notebooks" / "02_run.ipynb"
-NAMES = [n for n, field in (Config.__dataclass_fields__ | Where.__dataclass_fields__).items() if field.type == "str"]
+FIELDS = Config.__dataclass_fields__ | Where.__dataclass_fields__
+NAMES = [n for n, field in FIELDS.items() if field.type == "str" and n != "weights_id"]  # that one follows from `weights`
 
 
 def codes(mark):

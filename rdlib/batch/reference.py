@@ -1,6 +1,6 @@
 """Renew the committed reference of a profile from a finished batch: `python -m rdlib.batch.reference PROFILE` (`make reference`).
 
-Copies run files, tables and figures to results/reference/<profile> and puts the headline tables into README.md. Of the kept
+Copies run files, tables and figures to results/reference/<profile> and renews the tables in README.md and docs/. Of the kept
 maps only the images that figures show and the normal ones with the highest scores are copied, and none of MVTec AD: its
 photographs may not be redistributed as data.
 """
@@ -19,6 +19,7 @@ from rdlib.errors import InputError, exit_in_words
 from rdlib.paths import project_root
 from rdlib.report import figures, runs
 from rdlib.run import record
+from rdlib.run.files import write_atomically
 from rdlib.run.plan import PROFILES
 
 PARTS = ("runs", "tables", "figures")
@@ -26,7 +27,7 @@ NORMAL = 2  # images of each run: without any, the explorer would have no false 
 
 
 def renew(profile: str) -> None:
-    """Replace results/reference/<profile> by results/<profile> and update the README.
+    """Replace results/reference/<profile> by results/<profile> and renew the tables in README.md and docs/.
 
     raises: InputError for an unknown profile (what bears its name is replaced, so it must not be a path) and for a batch without
         runs, tables or figures, or with a run that failed; the reference is then as it was
@@ -43,8 +44,13 @@ def renew(profile: str) -> None:
             if made.is_dir():
                 shutil.rmtree(target / made.name, ignore_errors=True)
             made.replace(target / made.name)
-    readme = root / "README.md"
-    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), root / "results" / "reference"), encoding="utf-8")
+    renew_pages(root)
+
+
+def renew_pages(root: Path) -> None:
+    """Put the tables of the committed references into the README and the pages of docs/."""
+    for page in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+        write_atomically(page, with_tables(page.read_text(encoding="utf-8"), root / "results" / "reference"))
 
 
 def _finished(source: Path) -> pd.DataFrame:

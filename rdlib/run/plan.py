@@ -310,7 +310,7 @@ def missing(profile: str, data: str = "") -> list[str]:
         if c not in found
     ]
     lines += [
-        f"{name}: original files not found under DATA (torchvision.datasets fetches them, see README)"
+        f"{name}: original files not found under DATA (torchvision.datasets fetches them, see docs/full_run.md)"
         for name in NOVELTY
         if name not in found
     ]

@@ -20,7 +20,8 @@ from PIL import Image
 
 from rdlib.batch import reference
 from rdlib.paths import project_root
-from rdlib.run import files, record
+from rdlib.run import files
+from rdlib.run.provenance import cpu_name, revision
 
 CATEGORY = "bottle"
 PLACES = {"good_dir": "train/good", "check_dir": "test/good", "bad_dir": "test", "masks_dir": "ground_truth"}
@@ -79,12 +80,7 @@ def table(folder: Path) -> str:
 
 
 def provenance(root: Path) -> dict[str, object]:
-    return {
-        "git_revision": record._git(root, "rev-parse", "HEAD"),
-        "git_dirty": bool(record._git(root, "status", "--porcelain")),
-        "machine": {"cpu": record._cpu_name(), "torch": torch.__version__},
-        "parameters": PARAMETERS,
-    }
+    return revision(root) | {"machine": {"cpu": cpu_name(), "torch": torch.__version__}, "parameters": PARAMETERS}
 
 
 def main() -> None:
@@ -105,8 +101,7 @@ def main() -> None:
     files.write_atomically(kept / "provenance.json", json.dumps(made_with, indent=1) + "\n")
     (kept / "tables").mkdir(exist_ok=True)
     files.write_atomically(kept / "tables" / f"{CATEGORY}.md", table(kept))
-    readme = root / "README.md"
-    files.write_atomically(readme, reference.with_tables(readme.read_text(encoding="utf-8"), root / "results/reference"))
+    reference.renew_pages(root)
 
 
 if __name__ == "__main__":
