@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,12 +221,13 @@ def defaults_of(dataset: str, method: str) -> dict[str, Any]:
     return DATASET_DEFAULTS.get(dataset, {}) | METHOD_DEFAULTS.get(method, {})
 
 
-def refuse_unknown(given: dict[str, Any], known: set[str]) -> None:
-    """raises: InputError that names each unknown parameter and the nearest known one"""
-    unknown = sorted(set(given) - known)
-    if unknown:
-        hints = [f"{name!r}" + "".join(f" (did you mean {m!r}?)" for m in difflib.get_close_matches(name, known, 1)) for name in unknown]
-        raise InputError(f"unknown parameter {', '.join(hints)}; known: {', '.join(sorted(known))}")
+def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
+    """raises: InputError that names each unknown parameter and the nearest known one, or where there is none near all of them"""
+    near = {name: difflib.get_close_matches(name, known, 1) for name in sorted(set(given) - set(known))}
+    if near:
+        hints = [f"{name!r}" + "".join(f" (did you mean {m!r}?)" for m in found) for name, found in near.items()]
+        rest = "" if all(near.values()) else f"; known: {', '.join(sorted(known))}"
+        raise InputError(f"unknown parameter {', '.join(hints)}{rest}")
 
 
 def parse_scales(value: Any) -> tuple[int, ...]:

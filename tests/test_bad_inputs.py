@@ -40,6 +40,7 @@ from rdlib.novelty import IDX_FILES
 from rdlib.own import detector, images, onnx
 from rdlib.paths import output_folder
 from rdlib.report import audit
+from rdlib.report import page as report
 from rdlib.report.runs import load
 from rdlib.run import plan, record
 from rdlib.run.parameters import from_notebook
@@ -573,6 +574,14 @@ def _(tmp):
         record.load_maps(folder)
     finally:
         assert not (tmp / "mark").exists()
+
+
+@case("a script in a table that the report embeds", "hostile", "table5.html: not a table that the notebooks write", "remove it")
+def _(tmp):
+    run_file(tmp, lambda made: None)
+    (tmp / "tables").mkdir()
+    (tmp / "tables" / "table5.html").write_text("<table><thead><tr><th><script>alert(1)</script></th></tr></thead></table>")
+    report.page(tmp)
 
 
 @case("tables written outside the project", "hostile", "out_dir='../tables': must lie below results/")

@@ -81,7 +81,7 @@ def precision_recall(found: int, false: int, missed: int) -> tuple[float, float]
 def best_threshold(masks: NDArray, maps: NDArray, top: float) -> float:
     """The multiple of STEP in [0, top] with the largest F1 over all pixels; the lowest of equals.
 
-    It is chosen with the ground truth at hand: a place to start looking from, not a result.
+    It is chosen with the ground truth: a place to start looking from, not a result.
     """
     thresholds = STEP * np.arange(round(top / STEP) + 1)
     found, false = (values.size - np.searchsorted(np.sort(values), thresholds, side="right") for values in (maps[masks], maps[~masks]))

@@ -18,7 +18,8 @@ from rdlib.run import record
 
 SETTING = ["dataset", "teacher", "image_size", "epochs", "normalise"]  # what all runs of a profile's own setting have in common
 PAIR = ["dataset", "category", "normal_class", "seed", "experiment", "label"]  # the same in two runs that are compared
-CELL = [*PAIR, "method", "teacher", "image_size", "epochs", "normalise"]  # a table chooses by these; every other value is a variant's
+# A table chooses by these; every other value is a variant's.
+CELL = [*PAIR, "method", "teacher", "weights_id", "image_size", "epochs", "normalise"]
 
 NOT_RUN = {"n": 0, "runs": "", "failed": "", "missing": "not run"}  # a cell of `runs.groupby(by)[metric]` and `traced` without any run
 
@@ -30,8 +31,8 @@ def load(folder: Path) -> pd.DataFrame:
         run_id, status ("finished", "failed" or "diverged"), reason, attempts (of a failed run), path
         every value of the configuration (`scales` as text, "1,2,3")
         variant: what departs from the data set's defaults, such as "loss=pixel", beside the values that a table chooses by
-            (method, teacher, image_size, epochs, normalise) and the profile's precision (fp32, or tf32 if more runs
-            have it); "" if nothing does
+            (method, teacher and its weights, image_size, epochs, normalise) and the profile's precision (fp32, or tf32 if
+            more runs have it); "" if nothing does
         every metric in per cent, NaN where undefined
         fit_s, score_s (seconds), peak_memory_mb (10^6 bytes), teacher_sha256, data_manifest
         weights: "published", or what the teacher's file is instead
@@ -58,7 +59,8 @@ def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _row(result: dict[str, Any], path: Path, precision: str) -> dict[str, Any]:
-    config, timing, provenance = result["config"], result.get("timing", {}), result.get("provenance", {})
+    config = {"weights_id": ""} | result["config"]  # left out where the weights are the published ones
+    timing, provenance = result.get("timing", {}), result.get("provenance", {})
     return {
         "run_id": result["run_id"],
         "status": result["status"],

@@ -70,25 +70,6 @@ def made_otherwise(result: dict[str, Any], hardware: dict[str, Any]) -> str:
     return f"This result was made with {', '.join(other)}: training again (overwrite) may differ in rounding." if other else ""
 
 
-def refuse_mixed(runs: list[dict[str, Any]]) -> None:
-    """Runs that tables put side by side must be of the same data and the same teacher.
-
-    raises: InputError naming two runs of different data or weights under the same names
-    """
-    for name, what, same in (
-        ("data_manifest", "data", ("dataset", "category", "normal_class")),
-        ("teacher_sha256", "teacher weights", ("teacher", "weights_id")),
-    ):
-        first: dict[tuple, dict[str, Any]] = {}
-        for run in runs:
-            other = first.setdefault(tuple(run["config"].get(k) for k in same), run)
-            if other["provenance"][name] != run["provenance"][name]:
-                raise InputError(
-                    f"{other['run_id']} and {run['run_id']} were made from different {what} ({name} {other['provenance'][name][:12]} and "
-                    f"{run['provenance'][name][:12]}): remove the folders of the older runs and run them again, so that no table mixes them"
-                )
-
-
 # --- Writing ------------------------------------------------------------------------------------------------------
 
 

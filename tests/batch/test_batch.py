@@ -1,4 +1,4 @@
-"""The batch: Snakemake's plan of each profile in a copy of the project, and which images the figures choose."""
+"""The batch: Snakemake's plan of each profile in a copy of the project."""
 
 import os
 import re
@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 from helpers import REPO
-from made_up_runs import run
 
 from rdlib.config import MVTEC_COUNTS
-from rdlib.report import figures
 from rdlib.run import plan
 
 FASHION = Path(plan.DEBIAN) / "fashion-mnist"
@@ -109,61 +107,3 @@ def test_a_folder_that_contributes_nothing_ends_the_batch_before_it_starts(plans
 def test_an_unknown_profile_is_refused(plans):
     code, output = plans["papper"]
     assert code != 0 and "profile='papper': must be one of demo, cpu, paper" in output
-
-
-# --- Images of the figures ----------------------------------------------------------------------------------------
-
-
-def defects(category, *images):
-    """A run whose anomalous images are (name, score, pixels); and one normal image with the lowest score."""
-    shown = [(name, 1, score, pixels) for name, score, pixels in images]
-    return run(category=category, images=[("normal", 0, -1.0, 0), *shown])
-
-
-THREE = defects("wood", ("b", 0.9, 30), ("a", 0.2, 10), ("c", 0.5, 20), ("vanished", 0.7, 0))
-
-
-def test_images_are_ranked_by_the_size_of_their_defect():
-    assert figures.ranked_by_area(THREE) == ["a", "c", "b"], "a defect that vanished in resizing cannot be shown"
-    assert figures.ranked_by_area(defects("wood", ("z", 0, 5), ("y", 0, 5))) == ["y", "z"], "equal ones by name"
-
-
-def test_images_are_ranked_by_score_misses_first():
-    assert figures.ranked_by_score(THREE) == ["a", "c", "vanished", "b"]
-    assert figures.ranked_by_score(defects("wood", ("z", 0.5, 1), ("y", 0.5, 2))) == ["y", "z"]
-
-
-def test_typical_is_the_median_of_each_category():
-    two = defects("tile", ("d", 0.1, 1), ("e", 0.1, 2))
-    assert figures.typical([THREE, two]) == [("wood", "c"), ("tile", "e")]
-
-
-def test_typical_of_one_category_goes_from_small_to_large():
-    assert figures.typical([THREE]) == [("wood", "a"), ("wood", "c"), ("wood", "b")]
-    eleven = defects("tile", *[(f"{i:02d}", 0.5, i + 1) for i in range(11)])
-    assert figures.typical([eleven]) == [("tile", f"{i:02d}") for i in (0, 2, 4, 6, 8, 10)]
-
-
-def test_a_figure_has_six_rows_at_the_most():
-    many = [defects(c, (f"{c}0", 0.5, 1), (f"{c}1", 0.5, 2)) for c in list(MVTEC_COUNTS)[:8]]
-    for choose in (figures.typical, figures.smallest, figures.largest, figures.misses):
-        assert [c for c, _ in choose(many)] == list(MVTEC_COUNTS)[:6]
-
-
-def test_categories_take_turns():
-    one = defects("tile", ("only", 0.3, 7))
-    assert figures.smallest([THREE, one]) == [("wood", "a"), ("tile", "only"), ("wood", "c"), ("wood", "b")]
-    assert figures.largest([THREE, one]) == [("wood", "b"), ("tile", "only"), ("wood", "c"), ("wood", "a")]
-    assert figures.misses([THREE, one]) == [("wood", "a"), ("tile", "only"), ("wood", "c"), ("wood", "vanished"), ("wood", "b")]
-
-
-def test_all_that_any_figure_shows():
-    one = defects("tile", *[(f"{i}", i / 10, 8 - i) for i in range(8)])
-    shown = figures.all_chosen([one])
-    for choose in (figures.typical, figures.smallest, figures.largest, figures.misses):
-        assert set(choose([one])) <= shown
-    assert {path for _, path in shown} == set("01234567")
-
-
-def test_without_runs_nothing_is_chosen():
-    assert figures.smallest([]) == figures.typical([]) == figures.misses([]) == [] and figures.all_chosen([]) == set()

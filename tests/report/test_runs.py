@@ -85,7 +85,7 @@ VARIANTS = {
     "precision": "bf16",
 }
 CELLS = {"category": "wood", "teacher": "resnet18", "image_size": 128, "epochs": 8, "seed": 1, "label": "x", "experiment": "cost"}
-CELLS |= {"method": "padim", "normalise": "none"}
+CELLS |= {"method": "padim", "normalise": "none", "weights_id": "0bf7e80f1234"}
 
 
 def test_every_field_is_a_cell_or_a_variants():

@@ -16,7 +16,6 @@ from torch import nn
 from rdlib import evaluate, metrics
 from rdlib.data import Data
 from rdlib.errors import InputError
-from rdlib.report import figures, plots
 from rdlib.run import record
 from rdlib.run.parameters import Where
 from rdlib.run.session import Run
@@ -137,27 +136,6 @@ def test_the_thin_pro_curve_has_the_area_of_the_whole_one(tmp_path):
     assert (fpr[0], fpr[-1]) == (0, 0.3) and len(fpr) == len(pro)
     assert np.trapezoid(pro, fpr) / 0.3 == pytest.approx(written["metrics"]["au_pro"], abs=0.01)
     assert "pro_curve" not in write(tmp_path / "no_masks", scores=made_up_scores(masks=False))
-
-
-def made_from(result, **provenance):
-    return result | {"provenance": result["provenance"] | provenance}
-
-
-def test_runs_of_changed_data_or_weights_are_not_mixed():
-    coin, brick = ({"dataset": "demo", "category": c} for c in ("coin", "brick"))
-    one = made_from(made_up_runs.run(**coin), data_manifest="aaa", teacher_sha256="t")
-    record.refuse_mixed([one, made_from(made_up_runs.run(**brick), data_manifest="bbb", teacher_sha256="t")])
-    for name, words in (("data_manifest", "different data"), ("teacher_sha256", "different teacher weights")):
-        changed = made_from(made_up_runs.run(**coin, seed=1), **{"data_manifest": "aaa", "teacher_sha256": "t"} | {name: "new"})
-        with pytest.raises(InputError, match=f"{one['run_id']} and {changed['run_id']} were made from {words}.*remove the folders"):
-            record.refuse_mixed([one, changed])
-    other = made_from(made_up_runs.run(**coin, teacher="resnet18"), data_manifest="aaa", teacher_sha256="other")
-    record.refuse_mixed([one, other])
-
-
-@pytest.mark.parametrize("profile", ["demo", "cpu"])
-def test_the_references_are_each_of_one_data_and_one_teacher(profile):
-    record.refuse_mixed(record.read_runs(REPO / "results" / "reference" / profile))
 
 
 def test_a_result_of_other_numerics_threads_or_device_says_so(tmp_path):
@@ -339,21 +317,6 @@ def test_maps_hold_no_pickled_objects(tmp_path):
 def test_a_run_without_maps_has_none(tmp_path):
     write(tmp_path)
     assert record.load_maps(tmp_path / "runs" / CFG.run_id) is None
-
-
-@pytest.mark.parametrize("suffix", ["png", "pdf"])
-def test_equal_figures_are_equal_files(tmp_path, suffix):
-    for name in ("one", "two"):
-        figures.save_figure(plots.loss_curve([3.0, 2.0, 1.0]), tmp_path / "figures" / name, (suffix,))
-    figures.save_figure(plots.loss_curve([3.0, 2.0, 1.5]), tmp_path / "figures" / "three", (suffix,))
-    one, two, three = ((tmp_path / "figures" / f"{name}.{suffix}").read_bytes() for name in ("one", "two", "three"))
-    assert one == two != three
-
-
-def test_telling_images_are_misses_finds_and_false_alarms():
-    labels, scores = [1, 0, 1, 0, 1, 0, 1], [0.9, 0.1, 0.2, 0.8, 0.5, 0.3, 0.7]
-    images = [{"path": str(i), "label": y, "score": s} for i, (y, s) in enumerate(zip(labels, scores))]
-    assert figures.telling_images({"images": images}, each=2) == [2, 4, 0, 6, 3, 5]
 
 
 # --- Imports ------------------------------------------------------------------------------------------------------

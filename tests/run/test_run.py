@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import REPO, mvtec_folder, save
 from PIL import Image
+from torchvision.models import resnet18
 
 from rdlib import evaluate, metrics
 from rdlib.config import Config
@@ -99,7 +101,8 @@ def calls(tmp_path_factory):
     data = {"data_root": spotted_folder(root / "data")}
     empty = root / "empty"
     empty.mkdir()
-    absent = {"teacher": "resnet18", "weights": root / "nowhere.pth"}
+    own = {"teacher": "resnet18", "weights": root / "own.pth", "epochs": 1, "same_function": True}
+    torch.save(resnet18().state_dict(), own["weights"])
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(papermill, root / "first", TINY | data)
         started = {
@@ -108,7 +111,8 @@ def calls(tmp_path_factory):
             "misspelt": pool.submit(papermill, root / "misspelt", TINY | data | {"epoch": 1}),
             "broken": pool.submit(papermill, root / "broken", TINY | {"data_root": broken_folder(root / "broken_data")}),
             "empty": pool.submit(papermill, root / "empty_run", TINY | {"data_root": empty}),
-            "absent": pool.submit(papermill, root / "absent", TINY | data | absent, TORCH_HOME=str(root / "torch_home")),
+            "absent": pool.submit(papermill, root / "absent", TINY | data | own | {"weights": root / "nowhere.pth"}),
+            "own": pool.submit(papermill, root / "own", TINY | data | own),
             "again": pool.submit(lambda: again(root, data, first.result())),
         }
         return {"first": first.result()} | {name: call.result() for name, call in started.items()}
@@ -157,7 +161,9 @@ def test_images_losses_timing_and_provenance_are_there(calls):
     assert all(math.isfinite(i["score"]) for i in result["images"])
     assert len(result["losses"]) == 6 and result["losses"][-1] < result["losses"][0]
     assert result["data"] == {"train_images": 8, "test_images": 6, "test_anomalous": 3, "vanished_regions": 0, "train_test_duplicates": 0}
-    assert set(result["timing"]) == {"load_s", "fit_s", "score_s", "metrics_s"} and all(v >= 0 for v in result["timing"].values())
+    assert set(result["timing"]) == {"load_s", "build_s", "fit_s", "score_s", "metrics_s"} and all(
+        v >= 0 for v in result["timing"].values()
+    )
     assert result["provenance"]["threads"] == 1 and len(result["provenance"]["teacher_sha256"]) == 64
 
 
@@ -198,6 +204,14 @@ def test_a_finished_run_is_shown_again_not_repeated(calls):
     assert len(before) == 1 and after == before
 
 
+def test_a_teacher_file_of_ones_own_is_in_the_identity_and_in_the_provenance(calls):
+    result = calls["own"].result
+    sha256 = result["provenance"]["teacher_sha256"]
+    assert result["config"]["weights_id"] == sha256[:12] and f".weights_{sha256[:12]}-" in result["run_id"]
+    assert result["provenance"]["weights"] == "same function" and calls["first"].result["provenance"]["weights"] == "published"
+    assert "weights_id" not in calls["first"].result["config"]
+
+
 def test_digits_have_image_metrics_only(calls):
     result = calls["digits"].result
     assert set(result["metrics"]) == {"image_auroc", "image_ap"} and all(0 <= v <= 1 for v in result["metrics"].values())
@@ -219,7 +233,7 @@ def test_the_executed_notebook_shows_figures_and_metrics(calls):
 LAST_LINES = {
     "misspelt": r"InputError: unknown parameter 'epoch' (did you mean 'epochs'?)",
     "empty": "made_up: no folder train/good, no folder test; expected MVTec layout",
-    "absent": "nowhere.pth: no such file; give torchvision's",
+    "absent": "nowhere.pth': no such file; give torchvision's",
 }
 
 
