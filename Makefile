@@ -8,7 +8,7 @@ export DATA
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce progress report reference notebooks bench own test browser cluster datasets slurm mutants coverage lint lab lock audit
+.PHONY: help setup data reproduce progress report reference notebooks bench gpu own test browser cluster datasets slurm mutants coverage lint lab lock audit
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -62,6 +62,9 @@ notebooks: setup  ## run every notebook top to bottom, keep the outputs, strip w
 
 bench: setup  ## measure speed and memory against the plain loop, the official loops and scikit-learn (DATA=folder of categories)
 	python tests/tools/bench.py "$(PROFILE)" --data "$(DATA)"
+
+gpu:  ## measure training on the GPU, then the device tests; 6 minutes, needs torch and scikit-learn only (ARGS="--device cpu --quick" tries it)
+	"$(PYTHON)" tests/tools/gpu.py $(ARGS)
 
 own: setup  ## measure 11_your_images on MVTec AD's bottle (DATA=folder that holds it) and renew the table in docs
 	python tests/tools/own_images.py "$(DATA)"

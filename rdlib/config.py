@@ -42,7 +42,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "normalise": ("imagenet", "none"),
     "resize": ("antialias", "no_antialias"),
     "mask_rule": ("over_half", "any"),
-    "precision": ("fp32", "bf16"),
+    "precision": ("fp32", "tf32", "bf16"),
 }
 POSITIVE = ("image_size", "batch_size", "lr")
 AT_LEAST_ZERO = ("sigma", "seed", "epochs")
@@ -78,7 +78,7 @@ class Config:
     sigma: float = 4.0  # Gaussian on the map, in pixels of the resized image; 0 = none
     image_score: str = "max"  # S_AD: maximum of the map on MVTec, sum for novelty
     seed: int = 111  # official code
-    precision: str = "fp32"
+    precision: str = "fp32"  # "tf32" is PyTorch's default on NVIDIA's GPUs, float32 where there is none; see fit.seed_everything
     experiment: str = "main"
     label: str = ""  # free word appended to the variant
     weights_id: str = ""  # begin of the sha256 of a teacher file of one's own, "" = the published weights; see run.parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,9 +16,11 @@ from rdlib.config import Config
 from rdlib.data import ImageSet
 from rdlib.distance import LOSSES
 from rdlib.errors import InputError
-from rdlib.features import Store, TeacherFeatures
-from rdlib.inference import autocast, to_batch
+from rdlib.features import Rows, Store, TeacherFeatures
+from rdlib.inference import autocast, device_of, to_batch
 from rdlib.model import Distillation
+
+WARM_UP = 3  # full batches before the step is captured in a CUDA graph; steps of the training as all others
 
 
 class Checkpoint(Protocol):
@@ -42,7 +45,9 @@ def seed_everything(cfg: Config) -> None:
     np.random.seed(cfg.torch_seed % 2**32)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # it writes NaN into every new tensor; nothing here reads one
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32, on CUDA too
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's matrix products are deterministic only with it
+    # float32 means float32, on CUDA too. "tf32" is PyTorch's default: convolutions, not the matrix products of maps and baselines.
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, cfg.precision == "tf32"
     torch.backends.cudnn.benchmark = False
 
 
@@ -53,6 +58,7 @@ def fit(
     on_epoch: Callable[[int, float], None] | None = None,
     store: Store | None = None,
     checkpoint: Checkpoint | None = None,
+    cuda_graph: bool = True,
 ) -> list[float]:
     """Train the model's trainable part on normal images; a baseline that trains nothing memorises them instead.
 
@@ -62,9 +68,10 @@ def fit(
     on_epoch: called after each epoch with its number (from 1) and mean loss
     store: keeps the features for other runs on the same images
     checkpoint: training goes on from it, and ends with the same bits as without interruption (CPU, same thread count)
+    cuda_graph: on CUDA, let a step be one launch, see `Steps`
     returns: mean loss per image of each epoch
-    raises: FloatingPointError naming the files of the first batch whose loss is not finite, or the epoch whose last step
-        left parameters that are not
+    raises: FloatingPointError, at the end of the epoch, naming the files of the first batch whose loss is not finite, or what the last
+        step left that is not
     """
     memorises = hasattr(model, "memorise")
     features = TeacherFeatures(model.teacher, train.images, cfg, store, "train features", keep=not memorises)
@@ -72,14 +79,18 @@ def fit(
         model.memorise(features)
         return []
     model.to(memory_format=torch.channels_last)
+    images = Rows([train.images], features.device) if model.sees_images else None
     optimiser = optimiser_of(model, cfg)
     order = torch.Generator().manual_seed(cfg.torch_seed)
     losses = restore(checkpoint, model, optimiser, order) if checkpoint else []
+    take = Steps(model, optimiser, cfg, cuda_graph)
     model.train()
     for epoch in range(len(losses) + 1, cfg.epochs + 1):
-        total = 0.0
-        for indices in batches(len(train), cfg.batch_size, order):
-            loss = step(model, optimiser, features, train, indices, cfg)
+        parts = list(batches(len(train), cfg.batch_size, order))
+        # Kept on the device until here, so that no step waits for the one before.
+        found = torch.stack([take(features[i], to_batch(images[i][0], features.device) if images else None) for i in parts]).tolist()
+        total = 0.0  # not by `sum`, which rounds otherwise from Python 3.12 on
+        for loss, indices in zip(found, parts):
             if not math.isfinite(loss):
                 names = ", ".join(train.paths[i] for i in indices)
                 raise FloatingPointError(f"loss is {loss} in epoch {epoch}; try a smaller lr. Batch: {names}")
@@ -90,6 +101,8 @@ def fit(
             on_epoch(epoch, losses[-1])
         if checkpoint and (checkpoint.due or epoch == cfg.epochs):
             checkpoint.save(state_of(model, optimiser, order, losses))
+    if store and take.how:
+        store.log["training step"] = take.how
     return losses
 
 
@@ -128,24 +141,90 @@ def refuse_not_finite(model: Distillation, epoch: int) -> None:
 
 
 def optimiser_of(model: Distillation, cfg: Config) -> torch.optim.Adam:
-    """Adam on what is trainable (Sec. 4.1), all parameters updated in one pass."""
-    return torch.optim.Adam(model.trainable(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
+    """Adam on what is trainable (Sec. 4.1), all parameters updated in one pass, unless its `found_inf` is 1."""
+    device = device_of(model)
+    on_cuda = device.type == "cuda"
+    optimiser = torch.optim.Adam(model.trainable(), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True, capturable=on_cuda)
+    if on_cuda or device.type == "cpu":  # as GradScaler has it; whether Metal's kernel heeds it is not known
+        optimiser.found_inf = torch.zeros((), device=device)
+    return optimiser
 
 
-def step(
-    model: Distillation, optimiser: torch.optim.Optimizer, features: TeacherFeatures, train: ImageSet, indices: Tensor, cfg: Config
-) -> float:
-    """One optimiser step on the images `indices`; a loss that is not finite changes nothing. Returns the loss."""
-    teacher_feats = features[indices]
-    images = to_batch(train.images[indices.numpy()], features.device) if model.sees_images else None
-    with autocast(cfg, features.device):
+def step(model: Distillation, optimiser: torch.optim.Adam, teacher_feats: list[Tensor], images: Tensor | None, cfg: Config) -> Tensor:
+    """One optimiser step. A loss that is not finite freezes the parameters, in this step and all later ones.
+
+    teacher_feats: K maps (B, C_k, h_k, w_k); images: (B, 3, H, W) in [0, 1], or None if the model does not see them
+    returns: the loss, a scalar that stays on the device
+    """
+    with autocast(cfg, teacher_feats[0].device):
         student_feats = model.student_feats(teacher_feats, images)
     loss = LOSSES[cfg.loss]([f.float() for f in teacher_feats], [f.float() for f in student_feats])
-    if torch.isfinite(loss):
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-    return loss.item()
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    loss = loss.detach()
+    if hasattr(optimiser, "found_inf"):
+        optimiser.found_inf.copy_(torch.maximum(optimiser.found_inf, (~torch.isfinite(loss)).float()))
+    optimiser.step()
+    return loss
+
+
+class Steps:
+    """`step`, batch after batch. On CUDA a full batch becomes one launch of a graph: small kernels take longer to launch than to run.
+
+    The graph is the same step on tensors of fixed address, captured after WARM_UP of them; other batches stay as they are.
+    how: "CUDA graph", or why not; "" on other devices. The numbers are the same within rounding
+    """
+
+    def __init__(self, model: Distillation, optimiser: torch.optim.Adam, cfg: Config, cuda_graph: bool = True) -> None:
+        self.model, self.optimiser, self.cfg, on_cuda = model, optimiser, cfg, device_of(model).type == "cuda"
+        self.graphed, self.how = on_cuda and cuda_graph, "one by one" if on_cuda else ""
+        self._inputs: list[Tensor] = []
+        self._warm, self._replay = 0, None
+
+    def __call__(self, teacher_feats: list[Tensor], images: Tensor | None) -> Tensor:
+        if not self.graphed or len(teacher_feats[0]) != self.cfg.batch_size:
+            return step(self.model, self.optimiser, teacher_feats, images, self.cfg)
+        given = teacher_feats if images is None else [*teacher_feats, images]
+        self._inputs = self._inputs or [torch.empty_like(tensor) for tensor in given]
+        for tensor, new in zip(self._inputs, given):
+            tensor.copy_(new)
+        if self._warm < WARM_UP:
+            self._warm += 1
+            return aside(self._on_inputs)
+        try:
+            self._replay = self._replay or captured(self._on_inputs)
+        except RuntimeError as error:  # of a driver, of memory
+            self.graphed, self.how = False, f"one by one: {str(error).splitlines()[0]}"
+            return self._on_inputs()
+        self.how = "CUDA graph"
+        return self._replay().clone()
+
+    def _on_inputs(self) -> Tensor:
+        feats, images = (self._inputs[:-1], self._inputs[-1]) if self.model.sees_images else (self._inputs, None)
+        return step(self.model, self.optimiser, feats, images, self.cfg)
+
+
+def aside(run: Callable[[], Tensor]) -> Tensor:
+    """Run on another stream than the current one, as what is captured later has to be warmed up."""
+    now, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    side.wait_stream(now)
+    with torch.cuda.stream(side):
+        found = run()
+    now.wait_stream(side)
+    return found
+
+
+def captured(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """What launches all that `run` launches at once and gives its result, which the next launch overwrites. Nothing is run by this."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return found
+
+    return replay
 
 
 def batches(count: int, size: int, order: torch.Generator) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -22,7 +23,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """ "auto" takes cuda, then mps, then cpu.
+    """ "auto" takes cuda, then mps, then cpu. A GPU that is named by number becomes the one that streams and graphs are of.
 
     raises: InputError if the named device is not there
     """
@@ -31,13 +32,25 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device(next(n for n, ok in there.items() if ok))
     if not there.get(name.split(":")[0], False):
         raise InputError(f"device={name!r}: not available here; there is {', '.join(n for n, ok in there.items() if ok)}")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return device
 
 
 def describe_hardware(device: torch.device) -> dict[str, str | int]:
     """What computes: device, its name where it has one, CPU threads."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return {"device": str(device), "gpu": gpu, "threads": torch.get_num_threads()}
+
+
+def missing_precision(cfg: Config, device: torch.device) -> str:
+    """What to say where the device does not have the run's precision, so that float32 takes its place; "" where it has it.
+
+    TF32 (convolutions read the first 10 bits of a mantissa) is of NVIDIA's GPUs from Ampere on; others ignore that it is allowed.
+    """
+    has_it = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "" if cfg.precision != "tf32" or has_it else "float32 in place of tf32, which this device does not have"
 
 
 def autocast(cfg: Config, device: torch.device) -> contextlib.AbstractContextManager:
@@ -50,15 +63,34 @@ def device_of(module: nn.Module) -> torch.device:
     return next((p.device for p in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
 
 
-def to_batch(images: NDArray, device: torch.device) -> Tensor:
+def to_batch(images: NDArray | Tensor, device: torch.device) -> Tensor:
     """(B, 1 or 3, H, W) uint8 -> (B, 3, H, W) float32 in [0, 1] on the device, channels last"""
-    batch = to_device(torch.from_numpy(images), device).float().div_(255)
+    batch = to_device(torch.as_tensor(images), device).float().div_(255)
     return batch.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 def to_device(batch: Tensor, device: torch.device) -> Tensor:
     """To a GPU from pinned memory, so that the copy does not wait for what the GPU is doing."""
-    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+    to_a_gpu = device.type == "cuda" and batch.device.type == "cpu"
+    return batch.pin_memory().to(device, non_blocking=True) if to_a_gpu else batch.to(device)
+
+
+@cache
+def copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """The GPU's stream of copies, which run beside what it computes."""
+    return torch.cuda.Stream(device)
+
+
+def to_host(batch: Tensor) -> Tensor:
+    """To the CPU. From a GPU into pinned memory beside what it computes next: wait for `copy_stream` before reading it."""
+    if batch.device.type != "cuda":
+        return batch.cpu()
+    copies = copy_stream(batch.device)
+    copies.wait_stream(torch.cuda.current_stream(batch.device))
+    with torch.cuda.stream(copies):
+        host = batch.to("cpu", non_blocking=True)
+    batch.record_stream(copies)
+    return host
 
 
 def chunk_slices(images: NDArray) -> Iterator[slice]:

@@ -18,7 +18,7 @@ from rdlib.config import Config
 from rdlib.data import ImageSet
 from rdlib.distance import distance_maps
 from rdlib.features import Store, TeacherFeatures
-from rdlib.inference import autocast, chunk_slices, device_of, for_inference, to_batch
+from rdlib.inference import autocast, chunk_slices, copy_stream, device_of, for_inference, to_batch, to_host
 from rdlib.metrics import image_score
 from rdlib.model import Distillation
 
@@ -46,7 +46,7 @@ class Scores:
 
 
 @cache
-def enlargement(small: int, large: int, sigma: float) -> Tensor:
+def enlargement(small: int, large: int, sigma: float, device: torch.device = torch.device("cpu")) -> Tensor:  # noqa: B008
     """The matrix (large, small) that upsamples a line and smooths it; float32.
 
     Upsampling (bilinear, align_corners=True as in the official code) and the Gaussian (SciPy's defaults, sigma in pixels of
@@ -55,7 +55,7 @@ def enlargement(small: int, large: int, sigma: float) -> Tensor:
     unit = torch.eye(small, dtype=torch.float64)[:, None]
     lines = F.interpolate(unit, size=large, mode="linear", align_corners=True)[:, 0].numpy()
     smoothed = gaussian_filter1d(lines, sigma, axis=-1) if sigma > 0 else lines
-    return torch.from_numpy(smoothed.T.copy()).float()
+    return torch.from_numpy(smoothed.T.copy()).float().to(device)
 
 
 def enlarge(maps: Sequence[Tensor], size: tuple[int, int], sigma: float) -> Tensor:
@@ -64,7 +64,7 @@ def enlarge(maps: Sequence[Tensor], size: tuple[int, int], sigma: float) -> Tens
     maps: K tensors (B, h_k, w_k); size: (H, W); sigma: pixels, 0 = none
     returns: (K, B, H, W) float32
     """
-    pairs = [[enlargement(n, large, sigma).to(m.device) for n, large in zip(m.shape[-2:], size)] for m in maps]
+    pairs = [[enlargement(n, large, sigma, m.device) for n, large in zip(m.shape[-2:], size)] for m in maps]
     return torch.stack([rows @ m.float() @ columns.T for m, (rows, columns) in zip(maps, pairs)])
 
 
@@ -93,9 +93,11 @@ def score(model: nn.Module, test: ImageSet, cfg: Config, store: Store | None = N
         teacher_feats = features[chunk]
         with autocast(cfg, features.device):
             distances = net.maps(teacher_feats, to_batch(test.images[chunk], features.device))
-        maps.append(enlarge(distances, test.images.shape[-2:], cfg.sigma).cpu().numpy())
+        maps.append(to_host(enlarge(distances, test.images.shape[-2:], cfg.sigma)))
         if hasattr(net, "image_scores"):
-            own.append(net.image_scores(teacher_feats).cpu().numpy())
+            own.append(to_host(net.image_scores(teacher_feats)))
+    if features.device.type == "cuda":
+        copy_stream(features.device).synchronize()
     return Scores(np.concatenate(maps, axis=1), test.labels, test.masks, test.paths, np.concatenate(own) if own else None)
 
 

@@ -301,6 +301,7 @@ def parameters(what, kind, given, *words):
 
 parameters("misspelt parameter", "extra", {"epoch": 1}, "unknown parameter 'epoch' (did you mean 'epochs'?)")
 parameters("word for a number", "wrong type", {"epochs": "ten"}, "epochs='ten': expected int, got str")
+parameters("a precision that is none", "wrong value", {"precision": "fp16"}, "precision='fp16': must be one of fp32, tf32, bf16")
 parameters("number for a word", "wrong type", {"teacher": 18}, "teacher=18: is a number", "papermill -r teacher TEXT instead of -p")
 parameters(
     "`-p category 2024_01`, which papermill turns into 202401",

@@ -50,7 +50,7 @@ def test_another_runtime_error_stays_what_it_is():
         (["progress", "typo"], "profile='typo': must be one of demo, cpu, paper"),
         (["reference", "typo"], "profile='typo': must be one of demo, cpu, paper"),
         (["page", "results/typo"], "results/typo: no run files"),
-        (["gpus", "0 1", "true"], "different devices separated by commas"),
+        (["gpus", "0 1", "true"], "devices separated by commas"),
         (["compare", "broken", "broken"], "broken/runs/x/result.json: "),
         (["failure", "file/result.json", "x", '{"dataset": "demo", "category": "brick"}', "3", "3"], "file/result.json: cannot be written"),
     ],

@@ -1,4 +1,4 @@
-"""One command on a GPU that no other has: `python -m rdlib.batch.gpus 0,1,2 COMMAND ...`.
+"""One command on a GPU that no other has, or as many on one as it is named times: `python -m rdlib.batch.gpus 0,1,2 COMMAND ...`.
 
 Snakemake counts GPUs and assigns none (SLURM does both). The device is held by a POSIX record lock, which stays with the process
 when it becomes the command and is not inherited by what that starts: the device is free again when the command ends, however it
@@ -22,26 +22,27 @@ LOCKS = "results/locks"  # of all profiles
 
 
 def parse(text: str) -> list[str]:
-    """Devices from "0,1,2", as CUDA_VISIBLE_DEVICES has them: numbers or UUIDs.
+    """Devices from "0,1,2", as CUDA_VISIBLE_DEVICES has them: numbers or UUIDs. One named twice takes two commands at once.
 
-    raises: InputError if one is empty, named twice or no device's name
+    raises: InputError if one is empty or no device's name
     """
     devices = text.split(",")
-    if len(set(devices)) < len(devices) or not all(re.fullmatch(r"[A-Za-z0-9-]+", device) for device in devices):
-        raise InputError(f"GPUS={text!r}: different devices separated by commas, for example '0,1,2'")
+    if not all(re.fullmatch(r"[A-Za-z0-9-]+", device) for device in devices):
+        raise InputError(f"GPUS={text!r}: devices separated by commas, for example '0,1,2', or '0,0' for two runs at once on one")
     return devices
 
 
 def take(devices: list[str], folder: Path, poll_s: float = 1) -> tuple[str, int]:
-    """The first device that nobody holds, waiting for one if need be.
+    """The first device that has room, waiting for one if need be; each place on it has a lock of its own.
 
     folder: of the locks; may be shared by several machines
     returns: the device and the open file that holds it until it is closed
     """
     folder.mkdir(parents=True, exist_ok=True)
+    places = [(device, f".{nth}" if (nth := devices[:i].count(device)) else "") for i, device in enumerate(devices)]
     while True:
-        for device in devices:
-            handle = os.open(folder / f"gpu-{platform.node()}-{device}", os.O_RDWR | os.O_CREAT, 0o600)
+        for device, place in places:
+            handle = os.open(folder / f"gpu-{platform.node()}-{device}{place}", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return device, handle

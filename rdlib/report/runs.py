@@ -31,7 +31,8 @@ def load(folder: Path) -> pd.DataFrame:
         run_id, status ("finished", "failed" or "diverged"), reason, attempts (of a failed run), path
         every value of the configuration (`scales` as text, "1,2,3")
         variant: what departs from the data set's defaults, such as "loss=pixel", beside the values that a table chooses by
-            (method, teacher and its weights, image_size, epochs, normalise); "" if nothing does
+            (method, teacher and its weights, image_size, epochs, normalise) and the profile's precision (fp32, or tf32 if
+            more runs have it); "" if nothing does
         every metric in per cent, NaN where undefined
         fit_s, score_s (seconds), peak_memory_mb (10^6 bytes), teacher_sha256, data_manifest
         weights: "published", or what the teacher's file is instead
@@ -48,14 +49,16 @@ def load(folder: Path) -> pd.DataFrame:
 
 def frame(results: Iterable[dict[str, Any]], folder: Path = Path()) -> pd.DataFrame:
     """The table of `load` from the contents of run files that lie below `folder`."""
-    return _typed([_row(result, folder / "runs" / result["run_id"] / "result.json") for result in results])
+    results = list(results)
+    own = max(("fp32", "tf32"), key=[result["config"]["precision"] for result in results].count)  # the profile's precision
+    return _typed([_row(result, folder / "runs" / result["run_id"] / "result.json", own) for result in results])
 
 
 def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(dict.fromkeys(METRICS, float) | {"normal_class": "Int64", "attempts": "Int64"})
 
 
-def _row(result: dict[str, Any], path: Path) -> dict[str, Any]:
+def _row(result: dict[str, Any], path: Path, precision: str) -> dict[str, Any]:
     config = {"weights_id": ""} | result["config"]  # left out where the weights are the published ones
     timing, provenance = result.get("timing", {}), result.get("provenance", {})
     return {
@@ -66,7 +69,7 @@ def _row(result: dict[str, Any], path: Path) -> dict[str, Any]:
         "path": path,
         **config,
         "scales": _text(config["scales"]),
-        "variant": _variant(config),
+        "variant": _variant(config, precision),
         **_per_cent(result.get("metrics", {})),
         "fit_s": timing.get("fit_s"),
         "score_s": timing.get("score_s"),
@@ -78,8 +81,8 @@ def _row(result: dict[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-def _variant(config: dict[str, Any]) -> str:
-    plain = Config.create(**{k: config[k] for k in CELL}).to_dict()
+def _variant(config: dict[str, Any], precision: str) -> str:
+    plain = Config.create(**{k: config[k] for k in CELL}, precision=precision).to_dict()
     return " ".join(f"{k}={_text(v)}" for k, v in config.items() if k not in CELL and v != plain[k])
 
 

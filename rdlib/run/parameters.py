@@ -25,6 +25,7 @@ class Where:
     same_function: that file, where it is not the published one, computes the same teacher, so that verdicts are given
     out_dir: the run goes to `out_dir/runs/<run id>/`
     device: "auto", "cuda", "cuda:1", "mps" or "cpu"
+    cuda_graph: on CUDA, launch a training step as one, see `fit.Steps`
     threads: CPU threads; 0 = torch's own choice. Sums are split by thread, so last digits depend on it
     cache_dir: decoded images and teacher features that runs share, see rdlib.run.cache; "" keeps none
     cache_gb: its limit in 10^9 bytes; the least recently used go first
@@ -41,6 +42,7 @@ class Where:
     same_function: bool = False
     out_dir: str = "results/scratch"
     device: str = "auto"
+    cuda_graph: bool = True
     threads: int = 0
     cache_dir: str = "results/cache"
     cache_gb: int = 20

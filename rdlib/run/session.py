@@ -68,6 +68,9 @@ class Run:
         self.images, self.trainable = images, sum(p.numel() for p in net.parameters() if p.requires_grad)
         self.same = {"teacher_sha256": teacher_sha256, "data_manifest": images.manifest}
         self.hardware = inference.describe_hardware(self.device)
+        if remark := inference.missing_precision(self.cfg, self.device):
+            self.store.log["precision"] = remark
+            print(remark)
         bits = {"threads": self.hardware["threads"], "device": self.device.type, "evaluate_every": self.where.evaluate_every}
         self.checkpoint = Checkpoint(self.folder, record.identity(self.cfg.to_dict(), **self.same) | bits, self.where.checkpoint_s)
         self.history = self.checkpoint.notes

@@ -47,6 +47,18 @@ def test_each_command_has_a_device_for_itself_and_the_next_one_waits(command):
     assert late.stdout.readline().strip() in ("0", "1", "GPU-5f")
 
 
+def test_a_device_named_twice_takes_two_commands(command):
+    assert gpus.parse("0,0,1") == ["0", "0", "1"]
+    running = [command("0,0,1") for _ in range(3)]
+    assert sorted(process.stdout.readline() for process in running) == ["0\n", "0\n", "1\n"]
+    late = command("0,0")
+    with pytest.raises(subprocess.TimeoutExpired):
+        late.wait(2.5)
+    for process in running:  # end their input
+        process.communicate()
+    assert late.stdout.readline() == "0\n"
+
+
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_command_gives_its_device_back(command, end):
     first = command("7")
@@ -78,7 +90,7 @@ def test_the_exit_code_is_the_commands(tmp_path):
     assert [p.name.startswith("gpu-") for p in (tmp_path / gpus.LOCKS).iterdir()] == [True]
 
 
-@pytest.mark.parametrize("text", ["", "0,", "0,0", "0 1", "../x", "0;1", "all of them"])
+@pytest.mark.parametrize("text", ["", "0,", "0 1", "../x", "0;1", "all of them"])
 def test_what_is_no_list_of_devices_is_refused(text):
-    with pytest.raises(InputError, match="GPUS=.*different devices separated by commas"):
+    with pytest.raises(InputError, match="GPUS=.*: devices separated by commas"):
         gpus.parse(text)

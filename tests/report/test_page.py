@@ -387,7 +387,7 @@ def test_nothing_that_comes_from_a_file_becomes_markup(tmp_path, monkeypatch):
     result["provenance"] |= {"cpu": EVIL, "os": EVIL, "packages": {EVIL: EVIL}}
     folder = batch(tmp_path / "demo", result, failed=[])
     put(folder / "runs" / "x" / "result.json", failure(EVIL, reason=EVIL, status=EVIL))
-    monkeypatch.setattr(runs, "_variant", lambda config: "")
+    monkeypatch.setattr(runs, "_variant", lambda *_: "")
     write_table(folder, "table5", caption=EVIL, column=[EVIL, "b"])
     tables.write(folder, "mine", pd.DataFrame({EVIL: [EVIL]}), pd.DataFrame({EVIL: [EVIL]}, index=[EVIL]), EVIL)
     picture(folder, "<img onerror=alert(1)>", caption=EVIL, alt=EVIL)

@@ -102,6 +102,15 @@ def test_what_a_table_chooses_by_is_none(name):
     assert runs.frame([run(**{name: CELLS[name]})])["variant"].tolist() == [""]
 
 
+def test_the_precision_of_most_runs_departs_from_nothing():
+    """Profile `paper` computes in tf32; its runs in float32 and bfloat16 are the factors."""
+    made = [*(run(seed=s, precision="tf32") for s in range(3)), run(), run(precision="bf16")]
+    assert runs.frame(made)["variant"].tolist() == ["", "", "", "precision=fp32", "precision=bf16"]
+    assert runs.frame(made[2:])["variant"].tolist() == ["precision=tf32", "", "precision=bf16"], "as many of both: float32"
+    pairs = runs.paired(runs.frame(made), runs.frame(made).query("variant == ''"))
+    assert pairs["factor"].tolist() == ["precision = fp32 (at 256 px)", "precision = bf16 (at 256 px)"]
+
+
 def test_two_departures_are_two_words():
     assert runs.frame([run(loss="pixel", beta2=0.99)])["variant"].tolist() == ["loss=pixel beta2=0.99"]
 

@@ -119,10 +119,10 @@ def test_the_paper_plan_is_the_papers(everything):
 
 
 def test_the_papers_main_runs_depart_from_its_defaults_in_nothing(everything):
-    """Seeds are ours (the official code has one, 111); looking at the test set is no part of a run."""
+    """Seeds are ours (the official code has one, 111); looking at the test set is no part of a run; TF32 is what PyTorch computes in."""
     for parameters in plan.tables("paper", everything)["mvtec"]:
         cfg, _ = from_notebook(parameters)
-        assert cfg == Config.create(dataset="mvtec", category=cfg.category, image_size=cfg.image_size, seed=cfg.seed)
+        assert cfg == Config.create(dataset="mvtec", category=cfg.category, image_size=cfg.image_size, seed=cfg.seed, precision="tf32")
 
 
 def test_the_cpu_plan_is_about_what_is_there(tmp_path):
@@ -155,6 +155,16 @@ def test_maps_are_kept_for_the_figures_only():
     assert {f"main-demo-{c}-lite0.128px.15ep-s0" for c in plan.DEMO_CATEGORIES} <= teachers
     assert {f"main-demo-{c}-lite0.128px.15ep.method_conventional-s0" for c in plan.DEMO_CATEGORIES} <= teachers
     assert not any("digits" in i or i.endswith("-s1") or "loss_" in i or "method_padim" in i for i in kept)
+
+
+def test_the_paper_plan_is_in_tf32_with_float32_and_bfloat16_as_factors(everything):
+    planned = plan.runs("paper", everything)
+    usual = [p for p in planned.values() if p["precision"] == "tf32"]
+    assert {p["precision"] for p in planned.values()} == {"tf32", "fp32", "bf16"} and len(planned) - len(usual) == 2 * len(MVTEC_COUNTS)
+    kept = [p for p in planned.values() if plan.keeps_maps(p)]
+    assert kept and {p["precision"] for p in kept} == {"tf32"}
+    for profile in ("demo", "cpu"):
+        assert ("tf32",) not in distinct(plan.runs(profile, everything).values(), "precision")
 
 
 def test_an_unknown_profile_is_refused():

@@ -89,3 +89,10 @@ def test_history_and_where_training_went_on_come_out_of_the_checkpoint(tmp_path)
 
 def test_the_run_file_says_what_computed(tmp_path):
     assert write(tmp_path)["provenance"].items() >= HARDWARE.items()
+
+
+def test_a_device_without_the_runs_precision_is_said_and_written_down(tmp_path, capsys):
+    run = begun(tmp_path, config(precision="tf32"))
+    said = "float32 in place of tf32, which this device does not have"
+    assert capsys.readouterr().out == f"{said}\n" and run.store.log == {"precision": said}
+    assert begun(tmp_path).store.log == {}

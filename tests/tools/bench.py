@@ -158,7 +158,7 @@ class OurTraining:
         self.losses: list[float] = []
 
     def __call__(self) -> None:
-        self.losses.append(fit.step(self.net, self.optimiser, self.features, self.train, next(self.batches), self.cfg))
+        self.losses.append(fit.step(self.net, self.optimiser, self.features[next(self.batches)], None, self.cfg).item())
 
     def flops_per_step(self) -> int:
         """Of one forward and backward pass, by PyTorch's counter, on a copy."""

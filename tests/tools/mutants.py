@@ -43,7 +43,7 @@ FAULTS = [
     Fault("one scale lost", "score.py", "self.scale_maps[k - 1] for k in scales]", "self.scale_maps[k - 1] for k in scales[:2]]", "test_score"),
     Fault("wrong BatchNorm mode while training", "fit.py", "    model.train()\n    for epoch", "    model.eval()\n    for epoch", "test_fit"),
     Fault("folding forgets transposed convolutions", "inference.py", "transpose=isinstance(conv, nn.ConvTranspose2d)", "transpose=False", "test_inference test_score"),
-    Fault("features of other images", "features.py", "else k.index_select(0, indices) for k", "else k.index_select(0, indices.flip(0)) for k", "test_features test_fit"),
+    Fault("features of other images", "features.py", "row.index_select(0, there)", "row.index_select(0, there.flip(0))", "test_features test_fit"),
     Fault("key without the teacher", "features.py", "self.images, *state,", "self.images,", "test_features"),
     Fault("store reads what is half-written", "run/cache.py", 'unfinished = self.folder / f"unfinished-{name}"', "unfinished = self.folder / name", "run/test_cache"),
     Fault("order of batches not restored", "fit.py", 'order.set_state(state["order"])', "pass", "run/test_crash"),
@@ -60,6 +60,7 @@ FAULTS = [
     Fault("area to the limit not divided by it", "metrics.py", "float(area / max_fpr / overlap[-1])", "float(area / overlap[-1])", "test_metrics"),
     Fault("image score by the mean", "metrics.py", '"max": np.max', '"max": np.mean', "test_metrics test_score"),
     Fault("seed the same for all categories", "config.py", "{self.seed}:{self.dataset}:{self.category}", "{self.seed}", "test_config"),
+    Fault("non-finite loss trains on", "fit.py", "optimiser.found_inf.copy_(", "(lambda *_: None)(", "test_gpu_paths"),
     Fault("non-finite loss goes on", "fit.py", "if not math.isfinite(loss):", "if False:", "test_fit"),
 ]  # fmt: skip
 
