@@ -31,16 +31,15 @@ FORMATS = ("csv", "md", "tex", "html")
 def comparison(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Cells beside the paper, as numbers for the CSV and as text to read.
 
-    One column of values: paper | ours | difference | verdict. Several: paper, ours and verdict of each. Without any published value
-    ours alone. Rows without a run are in the numbers, and not in the text
+    One column of values: paper | ours | difference | verdict. Several: paper, ours and verdict of each. Rows without a run are in the
+    numbers and not in the text; where none of the others has a published value, the text is ours alone
     """
     marked = bool(cells["failed"].ne("").any())  # a column of its own, only where there is something to tell
     numbers = cells[COLUMNS + ["failed"] * marked].reset_index(drop=True).astype({"n": int})
-    published, several = numbers["paper"].notna().any(), numbers["column"].nunique() > 1
+    run = numbers["verdict"].ne("not run").groupby(numbers["row"]).transform("any").to_numpy()
+    published, several = numbers["paper"][run].notna().any(), numbers["column"].nunique() > 1
     rows: dict[str, dict[str, str]] = {}
-    for c in numbers.assign(failed=cells["failed"].to_numpy()).itertuples():
-        if (numbers.loc[numbers["row"] == c.row, "verdict"] == "not run").all():
-            continue
+    for c in numbers.assign(failed=cells["failed"].to_numpy())[run].itertuples():
         without = pd.isna(c.ours)
         entries = {
             "paper": paper.text(c.paper, c.evidence) if published else None,

@@ -42,6 +42,7 @@ def test_a_table_for_reading():
 
 def test_a_table_without_published_numbers_has_ours_only():
     assert comparison(WOOD)[1].to_dict("index") == {"wood": {"ours": "90.0 (1)"}}
+    assert list(comparison(WOOD, TILE)[1]) == ["ours"], "nor where only rows without a run have some"
 
 
 def test_several_columns_stand_side_by_side():
