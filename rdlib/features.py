@@ -38,11 +38,12 @@ class Rows:
     """Arrays (N, ...), a row per image: rows[indices] -> the chosen rows of each, on the device.
 
     how: "on the device" where they fit `SHARE` of its free memory; else "copied ahead", through two sets of pinned buffers in turn, so
-        that one batch is gathered and copied while the GPU computes on another; "" on the CPU. The numbers are the same
+        that one batch is gathered and copied while the GPU computes on another; "" on the CPU and on Apple's GPUs. The numbers are the same
     """
 
     def __init__(self, arrays: Sequence[NDArray], device: torch.device) -> None:
-        self._rows, self._stages = [torch.from_numpy(array) for array in arrays], [_Stage(device), _Stage(device)]
+        self.device, self._stages = device, [_Stage(device), _Stage(device)]
+        self._rows = [torch.from_numpy(array) for array in arrays]
         free, nbytes = free_memory(device), sum(row.numel() * row.element_size() for row in self._rows)
         self.how = "" if free is None else "on the device" if nbytes <= SHARE * free else "copied ahead"
         if self.how == "on the device":
@@ -53,9 +54,9 @@ class Rows:
             self._stages.reverse()
             return self._stages[0].send(self._rows, indices)
         if isinstance(indices, slice):
-            return [row[indices] for row in self._rows]
+            return [row[indices].to(self.device) for row in self._rows]
         there = indices.to(self._rows[0].device, non_blocking=True)
-        return [row.index_select(0, there) for row in self._rows]
+        return [row.index_select(0, there).to(self.device) for row in self._rows]
 
 
 class _Stage:

@@ -91,6 +91,13 @@ def test_a_stated_share_of_the_free_memory_is_the_limit(room):
         assert features.Rows(arrays, CPU).how == how
 
 
+@pytest.mark.parametrize("indices", [slice(2, 4), torch.tensor([3, 1])], ids=["slice", "indices"])
+def test_rows_come_to_a_device_of_another_kind(indices):
+    """Such as Apple's; here one that has shapes only."""
+    (found,) = features.Rows([TRAIN.images], torch.device("meta"))[indices]
+    assert found.device.type == "meta" and found.shape == (2, 3, 32, 32)
+
+
 def test_batches_that_were_copied_ahead_stay_what_they_are(room):
     """Two buffers in turn, larger batches after smaller ones, slices and indices."""
     room(0)
