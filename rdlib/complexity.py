@@ -1,4 +1,4 @@
-"""What inference costs (Table 3), on the machine at hand: time, memory, storage, parameters, arithmetic."""
+"""What inference costs (Table 3), on this machine: time, memory, storage, parameters, arithmetic."""
 
 from __future__ import annotations
 

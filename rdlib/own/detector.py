@@ -147,7 +147,7 @@ class Detector:
     def score(self, photo: str | Path | Image.Image | NDArray) -> Result:
         """Score one photograph of any size: a file, an opened image, or its pixels (H, W, 3) RGB or (H, W) grey, uint8.
 
-        raises: InputError naming the file if it cannot be read, is too long and narrow, or is none of these
+        raises: InputError naming the file if it cannot be read, is too long and narrow, or is of another kind
         """
         is_file = isinstance(photo, str | os.PathLike)
         image = photos.read(photo) if is_file else opened(photo)

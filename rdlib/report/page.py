@@ -55,7 +55,7 @@ def page(folder: Path, data: str = "") -> str:
     """The report as HTML text.
 
     folder: results/<profile>, whose name says which plan the runs belong to
-    raises: InputError if there is neither a result nor a failed run, or if a table there is none of the notebooks'
+    raises: InputError if there is neither a result nor a failed run, or if a table in it is not one that the notebooks write
     """
     table = runs.load(folder)
     finished = [run.result for run in table.itertuples() if run.status == "finished"]

@@ -31,9 +31,12 @@ TF32 = {"precision": "tf32"}
 
 @dataclass(frozen=True)
 class Report:
-    """One table notebook: heading in the page, tables of the plan whose runs it reads, what it writes in the page's order.
+    """One table notebook, a section of the page.
 
-    A name in `sometimes` is written only where there is something to tell; all others always are.
+    heading: of the section
+    needs: the groups of runs it reads, keys of `tables(profile)`
+    tables, figures: names it gives to `report.tables.write` and `report.figures.save_figure`, in the page's order
+    sometimes: those of them that are written only where there is something to tell; all others always are
     """
 
     heading: str
@@ -226,7 +229,7 @@ def _cost(base: Parameters) -> list[Parameters]:
 
 
 def tables(profile: str, data: str = "") -> dict[str, list[Parameters]]:
-    """Table -> runs it needs.
+    """Group of runs, named after the table that wants it (`Report.needs`) -> its runs.
 
     data: folder(s) with real data, separated by os.pathsep (":"), for the profiles cpu and paper
     raises: InputError for an unknown profile
