@@ -33,7 +33,7 @@ from sklearn.metrics import auc, roc_auc_score
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from rdlib import data, demo, evaluate, features, fit, metrics, model, score
+from rdlib import data, demo, evaluate, features, fit, inference, metrics, model, score, teachers
 from rdlib.config import Config
 from rdlib.distance import flat_loss
 from rdlib.paths import project_root
@@ -67,10 +67,10 @@ def config(teacher: str, size: int, root: Path, category: str, **more: Any) -> C
     return Config.create(dataset=dataset, category=category, teacher=teacher, image_size=size, seed=0, **more)
 
 
-def teacher_of(name: str) -> model.Teacher:
+def teacher_of(name: str) -> teachers.Teacher:
     """Random weights where they would have to be downloaded: they cost the same time."""
     torch.manual_seed(0)
-    return model.resnet_teacher(name) if name in model.RESNETS else model.load_teacher(name)[0]
+    return teachers.resnet_teacher(name) if name in teachers.RESNETS else teachers.load_teacher(name)[0]
 
 
 # --- (a) Training -------------------------------------------------------------------------------------------------
@@ -438,7 +438,7 @@ def main() -> None:
         trained = training(root, enlarged(root, category, Path(folder)), category, args.rounds)
     found = {
         "data": f"{'demo' if not args.data else 'mvtec'}/{category}",
-        "machine": {"cpu": provenance.cpu_name(), **fit.describe_hardware(torch.device("cpu")), "torch": torch.__version__},
+        "machine": {"cpu": provenance.cpu_name(), **inference.describe_hardware(torch.device("cpu")), "torch": torch.__version__},
         "git_revision": provenance.revision(project_root())["git_revision"],
         "metrics": metrics_cost(args.rounds),
         "growth": growth(root, category, args.rounds),

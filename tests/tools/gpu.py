@@ -48,12 +48,15 @@ COMMITTED = REPO / "results/reference/gpu"
 
 
 class Size:
-    """How much is measured: all of it, or just enough to see that the program works."""
+    """How much is measured: all of it, or just enough to see that the program works, ResNet-18 at 32 px in place of everything."""
 
     def __init__(self, quick: bool) -> None:
         self.batch, self.steps, self.rounds, self.peak = (2, 1, 0, 128) if quick else (16, 10, 5, 8192)
         self.scored, self.train, self.test, self.epochs = (4, 4, 4, 1) if quick else (167, 209, 83, 200)
-        self.px = 32 if quick else 256
+        self.px, self.quick = 32 if quick else 256, quick
+
+    def teacher(self, name: str) -> str:
+        return "resnet18" if self.quick else name
 
 
 def wait(device: torch.device) -> None:
@@ -159,8 +162,8 @@ def training(teacher: str, px: int, size: Size, device: torch.device, peak: dict
     """A row per loop; without a number where it could not be measured."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    shown, px = px, min(px, size.px)
-    cfg, train = config(teacher, px, size.batch, "fp32", lr=1e-6), image_set(4 * size.batch, px)
+    shown, px, stands = px, min(px, size.px), size.teacher(teacher)
+    cfg, train = config(stands, px, size.batch, "fp32", lr=1e-6), image_set(4 * size.batch, px)
     net = build(cfg, device)
     jobs = {"plain": plain_step(build(cfg, device), train.images, size.batch, device)}
     net.to(memory_format=torch.channels_last).train()
@@ -169,7 +172,7 @@ def training(teacher: str, px: int, size: Size, device: torch.device, peak: dict
         flat_loss(feats, net.student_feats(feats)).backward()
     for precision in PRECISIONS:
         for how in ("one by one", "CUDA graph"):
-            cfg_p = config(teacher, px, size.batch, precision, lr=1e-6)
+            cfg_p = config(stands, px, size.batch, precision, lr=1e-6)
             jobs[f"{precision}, {how}"] = our_step(net, train, cfg_p, how == "CUDA graph")
     seconds = interleaved(jobs, size.rounds, size.steps, device)
     rows = []
@@ -197,7 +200,7 @@ def training(teacher: str, px: int, size: Size, device: torch.device, peak: dict
 
 def scoring(size: Size, device: torch.device) -> dict[str, list[float]]:
     """Seconds from images to maps, of WRN50-2: batch 1 and a Gaussian for each image, and `score.score`."""
-    cfg = config("wide_resnet50_2", size.px, size.batch, "tf32")
+    cfg = config(size.teacher("wide_resnet50_2"), size.px, size.batch, "tf32")
     test, net = image_set(size.scored, size.px, masks=True), build(cfg, device).eval()
 
     @torch.no_grad()
@@ -213,7 +216,7 @@ def scoring(size: Size, device: torch.device) -> dict[str, list[float]]:
 
 def category(size: Size, device: torch.device, step_s: float, seconds_left: float) -> dict[str, Any]:
     """Seconds of a whole category; of fewer epochs where all would take too long, and then `whole_s` is extrapolated."""
-    teacher = "wide_resnet50_2" if size.epochs > 1 else "resnet18"
+    teacher = size.teacher("wide_resnet50_2")
     epochs = max(1, min(size.epochs, int(seconds_left / (step_s * math.ceil(size.train / size.batch)))))
     cfg = config(teacher, size.px, size.batch, "tf32", epochs=epochs)
     train, test = image_set(size.train, size.px), image_set(size.test, size.px, masks=True, seed=1)
@@ -245,7 +248,7 @@ def category(size: Size, device: torch.device, step_s: float, seconds_left: floa
 def device_tests() -> str:
     if importlib.util.find_spec("pytest") is None:
         return "not run: pytest is missing"
-    words = ["-m", "pytest", "-q", "-m", "cuda", "--noconftest", "-W", "default", "-rs", "tests/test_gpu_paths.py"]
+    words = ["-m", "pytest", "-q", "-m", "cuda", "--noconftest", "-W", "default", "-o", "addopts=", "tests/test_gpu_paths.py"]
     done = subprocess.run([sys.executable, *words], cwd=REPO, capture_output=True, text=True)
     print(done.stdout[-4000:], done.stderr[-1000:], flush=True)
     return (done.stdout.strip().splitlines() or ["no output"])[-1].strip("= ")
