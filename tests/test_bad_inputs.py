@@ -37,7 +37,7 @@ from rdlib.batch import acquire, reference
 from rdlib.config import MVTEC_COUNTS, Config
 from rdlib.errors import InputError
 from rdlib.novelty import IDX_FILES
-from rdlib.own import detector, images, onnx
+from rdlib.own import detector, explorer, images, onnx
 from rdlib.paths import output_folder
 from rdlib.report import audit
 from rdlib.report import page as report
@@ -574,6 +574,12 @@ def _(tmp):
         record.load_maps(folder)
     finally:
         assert not (tmp / "mark").exists()
+
+
+@case("runs without maps for the explorer", "missing", "no run there kept maps of images with masks; give results/reference/demo or make")
+def _(tmp):
+    run_file(tmp, lambda made: None)
+    explorer.explore(str(tmp))
 
 
 @case("a script in a table that the report embeds", "hostile", "table5.html: not a table that the notebooks write", "remove it")
