@@ -102,13 +102,6 @@ def test_the_whole_test_set_is_counted_from_the_run_file_only_where_its_scores_a
     assert explorer.alarms(made, (1, 2), 1.0) == "" == explorer.alarms(run(epochs=1, image_score="sum"), (1, 2, 3), 1.0)
 
 
-def test_chosen_scales_are_summed():
-    maps = np.arange(3 * 2 * 4).reshape(3, 1, 2, 4) / 100
-    masks = np.zeros((1, 2, 4))
-    assert np.allclose(kept(masks, maps, (1, 3)).maps, maps[0] + maps[2])
-    assert not kept(masks, maps, ()).maps.any()
-
-
 def test_usual_is_the_median_similarity_of_normal_pixels():
     assert kept([[[1, 0, 0, 0]]], [[[1.0, 0.1, 0.2, 0.6]]]).usual == pytest.approx([0.8])
 
@@ -217,19 +210,6 @@ def test_every_widget_changes_the_picture_and_every_choice_the_numbers(app, name
     CHANGES[name](app)
     assert app.picture.value != picture and app.picture.value == plots.png(app.figure(), explorer.DPI)
     assert (app.numbers.value == numbers) == (name in ("strength", "row", "column"))
-
-
-def test_nothing_is_remembered_but_what_the_widgets_say(folder):
-    """A long way round and a fresh start end in the same picture and numbers."""
-    long, fresh = (explorer.explore(str(folder)) for _ in range(2))
-    for change in CHANGES.values():
-        change(long)
-    long.next_false.click()
-    long.run.index, long.scales[0].value = 0, True
-    fresh.category.value, fresh.image.index = long.category.value, long.image.index
-    for name in ("threshold", "strength", "row", "column"):
-        getattr(fresh, name).value = getattr(long, name).value
-    assert (long.picture.value, long.numbers.value) == (fresh.picture.value, fresh.numbers.value)
 
 
 def test_another_run_shows_the_same_image_and_pixel(app):
