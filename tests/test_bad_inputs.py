@@ -3,7 +3,6 @@
 Renew the page with `RENEW=1 pytest tests/test_bad_inputs.py`.
 """
 
-import functools
 import hashlib
 import io
 import json
@@ -26,7 +25,7 @@ import torch
 from filelock import FileLock
 from helpers import REPO, TinyTeacher, config, mask, mvtec_folder, picture, save
 from made_up_runs import run
-from own_folders import folders, own_settings
+from own_folders import folders, judge, own_settings
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -37,14 +36,13 @@ from rdlib.batch import acquire, reference
 from rdlib.config import MVTEC_COUNTS, Config
 from rdlib.errors import InputError
 from rdlib.novelty import IDX_FILES
-from rdlib.own import detector, images, onnx
+from rdlib.own import detector, explorer, images, onnx
 from rdlib.paths import output_folder
 from rdlib.report import audit
 from rdlib.report import page as report
 from rdlib.report.runs import load
 from rdlib.run import plan, record
 from rdlib.run.parameters import from_notebook
-from rdlib.teachers import load_teacher
 
 PAGE = REPO / "tests" / "bad_inputs.md"
 KINDS = ("corrupt", "missing", "extra", "wrong type", "wrong value", "wrong size", "hostile")
@@ -576,6 +574,12 @@ def _(tmp):
         assert not (tmp / "mark").exists()
 
 
+@case("runs without maps for the explorer", "missing", "no run there kept maps of images with masks; give results/reference/demo or make")
+def _(tmp):
+    run_file(tmp, lambda made: None)
+    explorer.explore(str(tmp))
+
+
 @case("a script in a table that the report embeds", "hostile", "table5.html: not a table that the notebooks write", "remove it")
 def _(tmp):
     run_file(tmp, lambda made: None)
@@ -883,16 +887,6 @@ own(
 )
 own("broken mask", "corrupt", lambda f: broken(f / "masks/hole/00_mask.png", b"junk"), "00_mask.png: cannot be decoded")
 own("image like a line", "wrong size", lambda f: save(picture((300, 9)), f / "good/x.png"), "x.png: 300x9 is too long and narrow")
-
-
-@functools.cache
-def judge():
-    """A detector that nothing has trained."""
-    torch.manual_seed(0)
-    cfg = detector.config_of(teacher="efficientnet_lite0", image_size=32)
-    tensors = detector.trained_tensors(model.build(cfg, load_teacher(cfg.teacher)[0]))
-    net, sha256 = detector.assemble(cfg, tensors, "cpu")
-    return detector.Detector(net, cfg, sha256, detector.threshold_of(np.ones(9), 0.1))
 
 
 def scored(what, kind, photo, *words):

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from rdlib import model
+from rdlib import data, model
 from rdlib.config import Config
 from rdlib.errors import InputError
 from rdlib.inference import choose_device, device_of, to_batch
@@ -172,7 +172,7 @@ class Detector:
 def opened(photo: Image.Image | NDArray) -> Image.Image:
     """RGB image of an opened image, turned upright, or of an array."""
     if isinstance(photo, Image.Image):
-        return photos.upright(photo)
+        return data.to_rgb(photo)
     if isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.size and (photo.ndim == 2 or photo.shape[2:] == (3,)):
         return Image.fromarray(photo).convert("RGB")
     what = f"array {photo.shape} of {photo.dtype}" if isinstance(photo, np.ndarray) else type(photo).__name__
@@ -227,15 +227,16 @@ def load(path: str | Path, device: str = "auto", weights: str | Path = "") -> De
     """
     card, tensors = _read(Path(path))
     try:
-        net, sha256 = assemble(config_of(**card["config"]), tensors, device, weights)
+        cfg = config_of(**card["config"])
+        net, sha256 = assemble(cfg, tensors, device, weights)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if sha256 != card["teacher_sha256"]:
         raise InputError(
-            f"{path}: was trained with other weights of {card['config']['teacher']} (sha256 {card['teacher_sha256'][:8]}..., "
+            f"{path}: was trained with other weights of {cfg.teacher} (sha256 {card['teacher_sha256'][:8]}..., "
             f"here {sha256[:8]}...); install those, or train again"
         )
-    return Detector(net, config_of(**card["config"]), sha256, Threshold(**card["threshold"]))
+    return Detector(net, cfg, sha256, Threshold(**card["threshold"]))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -249,17 +250,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise InputError(f"{path}: not a readable safetensors file ({error}); copy it again, or train again") from None
     if text is None:
         raise InputError(f"{path}: a safetensors file, but not one of rdlib's detectors (no card {CARD!r})")
-    card = _parse_card(path, text)
+    try:
+        card = check_card(json.loads(text, parse_constant=_refuse))  # NaN lies within any limits of a schema
+    except (ValueError, RecursionError, fastjsonschema.JsonSchemaException) as error:
+        raise InputError(f"{path}: its card cannot be read by this version of rdlib ({str(error)[:200]}); train again") from None
     if digest(tensors) != card["tensors_sha256"]:
         raise InputError(f"{path}: damaged, its tensors do not have the sha256 on its card; copy it again, or train again")
     return card, tensors
 
 
-def _parse_card(path: Path, text: str) -> dict[str, Any]:
-    def refuse(constant: str):  # NaN lies within any limits of a schema
-        raise ValueError(f"{constant} is not a number")
-
-    try:
-        return check_card(json.loads(text, parse_constant=refuse))
-    except (ValueError, RecursionError, fastjsonschema.JsonSchemaException) as error:
-        raise InputError(f"{path}: its card cannot be read by this version of rdlib ({str(error)[:200]}); train again") from None
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")

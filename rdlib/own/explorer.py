@@ -12,6 +12,7 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
+from ipyevents import Event
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -22,18 +23,10 @@ from rdlib.metrics import EIGHT_NEIGHBOURS
 from rdlib.paths import resolve
 from rdlib.report import figures, plots, runs
 
-try:
-    from ipyevents import Event
-except ImportError:  # on a machine of somebody else's, Colab say: everything but clicks works
-    Event = None
-
 Run = dict[str, Any]
 LEGEND = {"found": (86, 180, 233), "false": (213, 94, 0), "missed": (240, 228, 66)}  # told apart by colour-blind readers (Okabe & Ito)
 STEP = 0.005  # of the threshold
 DPI = 110
-CLICKS, NO_CLICKS = "or click a pixel of a picture", "clicks on a picture need the package ipyevents"
-WHOLE = {"width": "auto", "max_width": "calc(100% - 4px)"}  # less its margin
-PICTURES = 3  # the first panels of the figure are pictures: their pixels can be clicked
 
 
 class Kept(figures.Kept):
@@ -52,10 +45,7 @@ class Kept(figures.Kept):
 
 @dataclass(frozen=True)
 class View:
-    """What the widgets say; whatever is shown follows from it and from `Kept`.
-
-    image: index; strength: of the overlay, in [0, 1]; row, column: the pixel that is looked at
-    """
+    """What the widgets say. image: index; strength: of the overlay, in [0, 1]; row, column: the pixel that is looked at"""
 
     image: int
     threshold: float
@@ -71,11 +61,6 @@ def counts(masks: NDArray, above: NDArray) -> tuple[int, int, int]:
     """Pixels found, false and missed. masks, above: bool of one shape"""
     found = np.count_nonzero(masks & above)
     return found, np.count_nonzero(above) - found, np.count_nonzero(masks) - found
-
-
-def precision_recall(found: int, false: int, missed: int) -> tuple[float, float]:
-    """Share of what is above the threshold that is a defect, and of the defect that is above; NaN for a share of nothing."""
-    return tuple(found / total if total else float("nan") for total in (found + false, found + missed))
 
 
 def best_threshold(masks: NDArray, maps: NDArray, top: float) -> float:
@@ -114,13 +99,13 @@ def next_image(kept: Kept, view: View, wanted: str) -> int | None:
 
 
 def table(kept: Kept, view: View) -> pd.DataFrame:
-    """Precision and recall over pixels, of the image and of all kept images of the category, as text."""
-    above = kept.maps > view.threshold
-    rows = {"this image": (kept.masks[view.image], above[view.image]), f"all {len(kept.maps)} kept images": (kept.masks, above)}
-    found = {name: counts(*pair) for name, pair in rows.items()}
-    shares = {name: ["–" if np.isnan(v) else f"{100 * v:.1f} %" for v in precision_recall(*values)] for name, values in found.items()}
-    cells = [[*shares[name], *(f"{v:,}" for v in found[name])] for name in rows]
-    return pd.DataFrame(cells, index=list(rows), columns=["precision", "recall", "pixels found", "false", "missed"])
+    """Precision and recall over pixels, of the image and of all kept images of the category, as text; of nothing there is no share."""
+    above, cells = kept.maps > view.threshold, {}
+    for name, images in {"this image": view.image, f"all {len(kept.maps)} kept images": slice(None)}.items():
+        found, false, missed = counts(kept.masks[images], above[images])
+        shares = [f"{100 * found / total:.1f} %" if total else "–" for total in (found + false, found + missed)]
+        cells[name] = [*shares, *(f"{count:,}" for count in (found, false, missed))]
+    return pd.DataFrame.from_dict(cells, orient="index", columns=["precision", "recall", "pixels found", "false", "missed"])
 
 
 def sentence(kept: Kept, view: View) -> str:
@@ -209,7 +194,7 @@ def pixel_at(figure: Figure, x: float, y: float) -> tuple[int, int] | None:
     returns: None beside the pictures
     """
     place = figure.transFigure.transform((x, 1 - y))
-    for ax in figure.axes[:PICTURES]:
+    for ax in figure.axes[:3]:  # those that show a picture
         ax.apply_aspect()  # else done when drawing
         if ax.bbox.contains(*place):
             height, width = ax.images[0].get_size()
@@ -232,14 +217,16 @@ class Explorer(widgets.VBox):
         self._load = lru_cache(maxsize=2)(lambda *key: load(self._runs[key]))  # reading takes time; nothing else is remembered
         self._kept = lru_cache(maxsize=2)(lambda key, scales: replace(self._load(*key), scales=scales))
         self._settling = False
-        self.run = widgets.Dropdown(description="run", options=list(dict.fromkeys(s for s, _ in self._runs)), layout=WHOLE)
+        settings = list(dict.fromkeys(setting for setting, _ in self._runs))
+        whole = {"width": "auto", "max_width": "calc(100% - 4px)"}  # less its margin
+        self.run = widgets.Dropdown(description="run", options=settings, layout=whole)
         self.category = widgets.Dropdown(description="category", layout={"width": "220px"})
         self.image = widgets.Dropdown(description="image", layout={"width": "260px"})
-        self.threshold = _slider("threshold", max=STEP, step=STEP, readout_format=".3f", layout={"width": "520px"})
-        self.strength = _slider("overlay", value=0.7, max=1.0, step=0.05, readout_format=".2f")
+        self.threshold = widgets.FloatSlider(description="threshold", max=STEP, step=STEP, readout_format=".3f", layout={"width": "520px"})
+        self.strength = widgets.FloatSlider(description="overlay", value=0.7, max=1.0, step=0.05, readout_format=".2f")
         own = runs[0]["config"]["scales"]
         self.scales = [widgets.Checkbox(description=f"M{k}", value=k in own, indent=False, layout={"width": "56px"}) for k in (1, 2, 3)]
-        self.row, self.column = (_slider(name, kind=widgets.IntSlider) for name in ("row", "column"))
+        self.row, self.column = widgets.IntSlider(description="row"), widgets.IntSlider(description="column")
         self.best = _button("best F1", "threshold with the best F1 over the pixels of all kept images")
         self.next_false = _button("next false alarm", "next image with a region above the threshold that touches no defect")
         self.next_miss = _button("next miss", "next image with a defect that nothing above the threshold touches")
@@ -252,7 +239,7 @@ class Explorer(widgets.VBox):
             (self.threshold, self.best),
             (self.strength, widgets.Label("scales", layout={"margin": "2px 12px 2px 24px"}), *self.scales),
             (self.picture,),
-            (self.row, self.column, widgets.Label(CLICKS if Event else NO_CLICKS)),
+            (self.row, self.column, widgets.Label("or click a pixel of a picture")),
             (self.numbers,),
         ]
         wrap = {"flex_flow": "row wrap", "align_items": "center"}
@@ -265,9 +252,8 @@ class Explorer(widgets.VBox):
         self.best.on_click(lambda _: self._settle(anew=True))
         self.next_false.on_click(lambda _: self._go("false alarm"))
         self.next_miss.on_click(lambda _: self._go("miss"))
-        if Event:
-            self.clicks = Event(source=self.picture, watched_events=["click"])
-            self.clicks.on_dom_event(self._click)
+        self.clicks = Event(source=self.picture, watched_events=["click"])
+        self.clicks.on_dom_event(self._click)
         self._settle(anew=True)
         shown = self.kept().maps[self.image.index]
         self.row.value, self.column.value = map(int, np.unravel_index(shown.argmax(), shown.shape))
@@ -334,10 +320,6 @@ class Explorer(widgets.VBox):
         pixel = pixel_at(self.figure(), x, y)
         if pixel:
             self.row.value, self.column.value = pixel
-
-
-def _slider(name: str, *, kind: type = widgets.FloatSlider, **values: Any) -> widgets.Widget:
-    return kind(description=name, **{"min": 0, "value": 0} | values)
 
 
 def _button(name: str, tooltip: str) -> widgets.Button:

@@ -38,15 +38,7 @@ HEAT_MAP = "_map.png"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The parameters of the notebook. Folders are searched with their subfolders; "" means there is none.
-
-    good_dir: good images; most train, the rest (held_out_share) are held out. "" takes the demo photographs
-    check_dir: more good images, never trained on, only to measure the false-alarm rate; "" takes half of the held-out ones
-    bad_dir: bad images, only to measure; a subfolder called "good" is left out, so that MVTec's test folder fits
-    masks_dir: masks of the bad images, named as they are or with `_mask` behind the name
-    new_dir: images to score about which nothing is known
-    false_alarm_rate: share of good images that may raise an alarm
-    """
+    """The parameters of the notebook, where each has its comment. Folders are searched with their subfolders; "" means there is none."""
 
     good_dir: str = ""
     check_dir: str = ""
@@ -85,11 +77,9 @@ class Settings:
                 raise InputError(f"{name}={getattr(self, name)}: must not be greater than {most}")
         if self.threads < 0:
             raise InputError(f"threads={self.threads}: must be 0 or greater")
-        others = [name for name in ("check_dir", "bad_dir", "masks_dir", "new_dir") if getattr(self, name)]
-        if others and not self.good_dir:
-            raise InputError(f"{others[0]} is given but good_dir is empty: give the folder of good images to train on")
-        if self.masks_dir and not self.bad_dir:
-            raise InputError("masks_dir is given but bad_dir is empty: masks belong to bad images")
+        for name, needed in {"check_dir": "good_dir", "bad_dir": "good_dir", "masks_dir": "bad_dir", "new_dir": "good_dir"}.items():
+            if getattr(self, name) and not getattr(self, needed):
+                raise InputError(f"{name} is given but {needed} is empty: give both, or leave {name} empty")
         out = output_folder("out_dir", self.out_dir)
         _ = self.config  # checks the rest
         if self.good_dir:
@@ -178,9 +168,8 @@ def collect(settings: Settings) -> Photos:
             f"{folders['good']}: {len(paths['good'])} good images; at least {LEAST_GOOD} are needed, most to train, "
             "the rest to set and to check the threshold; add photographs"
         )
-    problems += [
-        f"{folders[g]}: no images; add some, or leave {g}_dir empty" for g in paths if g != "good" and folders[g].is_dir() and not paths[g]
-    ]
+    empty = [group for group in paths if group != "good" and folders[group].is_dir() and not paths[group]]
+    problems += [f"{folders[group]}: no images; add some, or leave {group}_dir empty" for group in empty]
     masks = _masks(folders, paths.get("bad", []), problems, said)
     squares, sizes = _decode(settings, paths, masks, problems, said)
     if problems:
@@ -191,9 +180,9 @@ def collect(settings: Settings) -> Photos:
     groups |= {group: paths.get(group, []) for group in ("bad", "new")}
     names = {path: printable(path.relative_to(folders[g]).as_posix()) for g, found in paths.items() for path in found}
     scored = tuple(Photo(group, names[path], path, masks.get(path)) for group, found in groups.items() for path in found)
-    squares, trained_on = np.stack([squares[i] for i in train]), tuple(names[good[i]] for i in train)
+    trained_on = ImageSet(np.stack([squares[i] for i in train]), np.zeros(len(train), np.uint8), tuple(names[good[i]] for i in train))
     remarks = tuple(printable(f"{g}_dir: {sentence}") for g, folder in folders.items() for sentence in data.sentences(said[g], folder))
-    return Photos(ImageSet(squares, np.zeros(len(train), np.uint8), trained_on), scored, sizes, remarks)
+    return Photos(trained_on, scored, sizes, remarks)
 
 
 def split(count: int, settings: Settings) -> tuple[list[int], list[int], list[int]]:
@@ -259,7 +248,7 @@ def _check_mask(path: Path, size: tuple[int, int], said: data.Said) -> None:
         raise InputError(f"{path}: mask is empty, but its image is in bad_dir; mark what is bad, or move the image")
 
 
-# --- Training -----------------------------------------------------------------------------------------------------
+# --- Training and scoring -----------------------------------------------------------------------------------------
 
 
 def train(found: Photos, settings: Settings, on_epoch: Callable[[int, float], None] | None = None) -> tuple[Detector, list[float]]:
@@ -275,9 +264,6 @@ def train(found: Photos, settings: Settings, on_epoch: Callable[[int, float], No
     net, sha256 = detector.assemble(cfg, detector.trained_tensors(net), settings.device, settings.weights)
     scores = np.array([detector.photo_map(net, cfg, photos.read(p.path)).max() for p in found.of("threshold")], np.float64)
     return Detector(net, cfg, sha256, detector.threshold_of(scores, settings.false_alarm_rate)), losses
-
-
-# --- Scoring ------------------------------------------------------------------------------------------------------
 
 
 def claim(out: Path) -> FileLock:
@@ -298,10 +284,10 @@ def claim(out: Path) -> FileLock:
 
 @dataclass(frozen=True)
 class Scored:
-    """table: one row per image; maps, masks: (N, S, S) of the check and bad images if there are masks, for pixel metrics.
+    """table: one row per image; remarks: a sentence for each heat map that could not be drawn
 
-    For those, each photograph's map and mask are stretched to the square of S = image_size px, so that each weighs the same.
-    remarks: a sentence for each heat map that could not be drawn
+    maps, masks: (N, S, S) of the check and bad images if there are masks, each stretched to the square of S = image_size px, so that
+        every photograph weighs the same in pixel metrics
     """
 
     table: pd.DataFrame
@@ -338,7 +324,6 @@ def score_photos(judge: Detector, found: Photos, out: Path, on_photo: Callable[[
 
 
 def draw(photo: Photo, image: Image.Image, result: Result, path: Path) -> None:
-    """Write the heat map of one photograph."""
     word = "ALARM" if result.is_anomalous else "no alarm"
     name = photo.name if len(photo.name) <= 50 else "..." + photo.name[-47:]
     caption = f"{photo.group}: {name}\n{word}: score {result.score:.3f}, threshold {result.threshold:.3f}"
@@ -357,10 +342,10 @@ def _listed(out: Path) -> set[str]:
 
 def _row(photo: Photo, image: Image.Image, result: Result) -> dict[str, Any]:
     """One line of scores.csv. peak_x, peak_y: the most anomalous pixel, from the top left corner"""
-    row = {"group": photo.group, "file": photo.name, "score": result.score, "threshold": result.threshold}
-    row |= {"is_anomalous": result.is_anomalous, "peak_x": result.peak[0], "peak_y": result.peak[1]}
-    picture = f"heatmaps/{photo.group}/{Path(photo.name).with_suffix('')}{HEAT_MAP}"
-    return row | {"width": image.width, "height": image.height, "heat_map": picture}
+    judged = {"score": result.score, "threshold": result.threshold, "is_anomalous": result.is_anomalous}
+    places = {"peak_x": result.peak[0], "peak_y": result.peak[1], "width": image.width, "height": image.height}
+    heat_map = f"heatmaps/{photo.group}/{Path(photo.name).with_suffix('')}{HEAT_MAP}"
+    return {"group": photo.group, "file": photo.name} | judged | places | {"heat_map": heat_map}
 
 
 def _stretched(photo: Photo, size: tuple[int, int], result: Result, cfg: Config) -> tuple[NDArray, NDArray]:
@@ -381,9 +366,6 @@ def telling(table: pd.DataFrame) -> list[str]:
     return [part[i]["heat_map"] for part in parts for i in dict.fromkeys(figures.telling_images({"images": part}, each=1))]
 
 
-# --- Measuring ----------------------------------------------------------------------------------------------------
-
-
 def measure(judge: Detector, scored: Scored) -> pd.DataFrame:
     """The threshold, and what can be measured with the images there are.
 
@@ -402,8 +384,9 @@ def measure(judge: Detector, scored: Scored) -> pd.DataFrame:
         values = {"image AUROC": metrics.image_auroc(labels=labels, scores=np.concatenate([check["score"], bad["score"]]))}
         if scored.masks is not None:
             pixels = {"masks": scored.masks, "maps": scored.maps}
-            found = metrics.pixel_metrics(**pixels) | {"au_pro_per_image": metrics.au_pro_per_image(**pixels)}
-            values |= {"pixel AUROC": found["pixel_auroc"], "AU-PRO": found["au_pro"], "AU-PRO per image": found["au_pro_per_image"]}
+            found = metrics.pixel_metrics(**pixels)
+            values |= {"pixel AUROC": found["pixel_auroc"], "AU-PRO": found["au_pro"]}
+            values["AU-PRO per image"] = metrics.au_pro_per_image(**pixels)
         rows |= {name: (100 * value, "%", "", f"{len(check)} check and {len(bad)} bad images") for name, value in values.items()}
     columns = ["value", "unit", "interval", "counted on"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("quantity")

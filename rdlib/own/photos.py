@@ -46,9 +46,6 @@ def read(path: str | Path, said: data.Said | None = None) -> Image.Image:
     return data.read_image(Path(path), said)
 
 
-upright = data.to_rgb
-
-
 def check_shape(name: str | Path, photo: tuple[int, int], size: int) -> None:
     """raises: InputError if a photograph (W, H) is too long and narrow for a square of `size` px"""
     if min(inside(photo, size)) < SHORTEST:

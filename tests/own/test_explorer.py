@@ -1,20 +1,14 @@
 """The explorer: its numbers against hand counts and scikit-learn, its pictures pixel by pixel, its widgets without a browser."""
 
-import dataclasses
-import io
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from helpers import REPO
 from made_up_runs import run
 from nbconvert import HTMLExporter
-from PIL import Image
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from rdlib.errors import InputError
 from rdlib.own import explorer
 from rdlib.own.explorer import Kept, View
 from rdlib.report import plots
@@ -43,31 +37,21 @@ def random_case(seed=0):
 # --- Numbers ------------------------------------------------------------------------------------------------------
 
 
-def test_pixels_are_counted_as_by_hand():
-    mask, above = np.array([[1, 1, 1, 0], [0, 0, 0, 0]], bool), np.array([[1, 1, 0, 1], [1, 1, 0, 0]], bool)
-    assert explorer.counts(mask, above) == (2, 3, 1)
-    assert explorer.precision_recall(2, 3, 1) == (2 / 5, 2 / 3)
-
-
-@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.71, 1.1])
-def test_precision_and_recall_are_those_of_scikit_learn(threshold):
-    masks, maps = random_case()
-    found = explorer.precision_recall(*explorer.counts(masks, maps > threshold))
-    pair = masks.ravel(), (maps > threshold).ravel()
-    assert found == pytest.approx((precision_score(*pair), recall_score(*pair)), abs=1e-12)
-
-
-def test_a_share_of_nothing_is_undefined():
-    nothing = kept(np.zeros((1, 2, 4)), np.zeros((1, 2, 4)))
-    assert np.isnan(explorer.precision_recall(0, 0, 0)).all()
-    assert explorer.table(nothing, view()).loc["this image", ["precision", "recall"]].tolist() == ["–", "–"]
-
-
 def test_the_table_has_the_image_and_the_category():
     case = kept([[[1, 1, 0, 0]], [[1, 1, 0, 0]]], [[[0.9, 0.1, 0.9, 0.1]], [[0.9, 0.9, 0.5, 0.1]]])
     shown = explorer.table(case, view(image=1))
     assert shown.loc["this image"].tolist() == ["100.0 %", "100.0 %", "2", "0", "0"], "the threshold itself is not above it"
     assert shown.loc["all 2 kept images"].tolist() == ["75.0 %", "75.0 %", "3", "1", "1"]
+    nothing = kept(np.zeros((1, 2, 4)), np.zeros((1, 2, 4)))
+    assert explorer.table(nothing, view()).loc["this image"].tolist() == ["–", "–", "0", "0", "0"], "a share of nothing is none"
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.71])
+def test_precision_and_recall_are_those_of_scikit_learn(threshold):
+    masks, maps = random_case()
+    pair = masks.ravel(), (maps > threshold).ravel()
+    expected = [f"{100 * share(*pair):.1f} %" for share in (precision_score, recall_score)]
+    assert explorer.table(kept(masks, maps), view(threshold=threshold)).iloc[1, :2].tolist() == expected
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -110,25 +94,12 @@ def test_the_next_failure_is_found_and_after_the_last_comes_the_first():
     assert explorer.next_image(case, view(0, threshold=0.95), "miss") == 1, "the threshold decides"
 
 
-def test_the_sentence_says_what_is_hit():
-    case = kept([REGIONS, np.zeros_like(REGIONS)], [ALARMS, ~ALARMS * 0.2])
-    assert explorer.sentence(case, view(0)) == "1 of 2 defects touched; 2 regions above the threshold away from any defect."
-    assert explorer.sentence(case, view(1)) == "no defect in this image; no regions above the threshold away from any defect."
-
-
 def test_the_whole_test_set_is_counted_from_the_run_file_only_where_its_scores_are_those_of_the_map():
     """Scores 0, 0.1 of the normal and 1, 1.1 of the anomalous images."""
     made = run(epochs=1)
     assert "1 of 2 anomalous and 0 of 2 normal" in explorer.alarms(made, (1, 2, 3), 1.0)
     assert "2 of 2 anomalous and 1 of 2 normal" in explorer.alarms(made, (1, 2, 3), 0.05)
     assert explorer.alarms(made, (1, 2), 1.0) == "" == explorer.alarms(run(epochs=1, image_score="sum"), (1, 2, 3), 1.0)
-
-
-def test_chosen_scales_are_summed():
-    maps = np.arange(3 * 2 * 4).reshape(3, 1, 2, 4) / 100
-    masks = np.zeros((1, 2, 4))
-    assert np.allclose(kept(masks, maps, (1, 3)).maps, maps[0] + maps[2])
-    assert not kept(masks, maps, ()).maps.any()
 
 
 def test_usual_is_the_median_similarity_of_normal_pixels():
@@ -149,24 +120,18 @@ def test_each_region_has_its_colour():
 
 
 @pytest.mark.parametrize("channels, shape", [(3, (8, 8)), (1, (12, 5)), (3, (5, 12))])
-@pytest.mark.parametrize("panel", [0, 1, 2])
-def test_a_click_finds_its_pixel(channels, shape, panel):
+def test_a_click_finds_its_pixel_in_each_picture_and_none_beside_them(channels, shape):
     """The cross of another pixel is drawn there, so picture and click agree."""
-    rng = np.random.default_rng(0)
-    maps = rng.random((1, *shape))
-    case = kept(np.zeros((1, *shape)), maps, images=np.zeros((1, channels, *shape), np.uint8))
+    case = kept(np.zeros((1, *shape)), np.random.default_rng(0).random((1, *shape)), images=np.zeros((1, channels, *shape), np.uint8))
+    again = explorer.draw(case, view())
     for row, column in ((0, 0), (shape[0] - 1, 1), (2, shape[1] - 1)):
         figure = explorer.draw(case, view(row=row, column=column))
         plots.png(figure, explorer.DPI)
-        (cross, *_) = [line.get_xydata()[0] for line in figure.axes[panel].lines if line.get_marker() == "+"]
-        x, y = figure.transFigure.inverted().transform(figure.axes[panel].transData.transform(cross))
-        again = explorer.draw(case, view())
-        assert explorer.pixel_at(again, x, 1 - y) == (row, column)
-
-
-def test_a_click_beside_the_pictures_finds_none():
-    figure = explorer.draw(kept(np.zeros((1, 8, 8)), np.zeros((1, 8, 8))), view())
-    assert explorer.pixel_at(figure, 0.1, 0.99) is None and explorer.pixel_at(figure, 0.9, 0.5) is None
+        for ax in figure.axes[:3]:
+            (cross, *_) = [line.get_xydata()[0] for line in ax.lines if line.get_marker() == "+"]
+            x, y = figure.transFigure.inverted().transform(ax.transData.transform(cross))
+            assert explorer.pixel_at(again, x, 1 - y) == (row, column)
+    assert explorer.pixel_at(again, 0.1, 0.99) is None and explorer.pixel_at(again, 0.9, 0.5) is None
 
 
 def test_the_bars_are_the_similarity_at_the_pixel():
@@ -226,12 +191,6 @@ def test_runs_with_maps_are_offered_by_setting_and_category(app):
     assert [name for name, _ in app.image.options] == ["good/0.png", "good/1.png", "hole/0.png", "hole/1.png"]
 
 
-def test_the_picture_is_what_the_widgets_say(app):
-    drawn = np.asarray(Image.open(io.BytesIO(app.picture.value)))
-    assert drawn.shape[1] == 11 * explorer.DPI and "precision" in app.numbers.value
-    assert app.picture.value == plots.png(app.figure(), explorer.DPI)
-
-
 CHANGES = {
     "run": lambda a: setattr(a.run, "index", 1),
     "category": lambda a: setattr(a.category, "value", "grid"),
@@ -245,32 +204,12 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_every_widget_changes_the_picture(app, name):
+def test_every_widget_changes_the_picture_and_every_choice_the_numbers(app, name):
     app.image.index = 2
-    before = app.picture.value
+    picture, numbers = app.picture.value, app.numbers.value
     CHANGES[name](app)
-    assert app.picture.value != before and app.picture.value == plots.png(app.figure(), explorer.DPI)
-
-
-@pytest.mark.parametrize("name", ["run", "category", "image", "threshold", "scale"])
-def test_every_choice_changes_the_numbers(app, name):
-    app.image.index = 2
-    before = app.numbers.value
-    CHANGES[name](app)
-    assert app.numbers.value != before
-
-
-def test_nothing_is_remembered_but_what_the_widgets_say(folder):
-    """A long way round and a fresh start end in the same picture and numbers."""
-    long, fresh = (explorer.explore(str(folder)) for _ in range(2))
-    for change in CHANGES.values():
-        change(long)
-    long.next_false.click()
-    long.run.index, long.scales[0].value = 0, True
-    fresh.category.value, fresh.image.index = long.category.value, long.image.index
-    for name in ("threshold", "strength", "row", "column"):
-        getattr(fresh, name).value = getattr(long, name).value
-    assert (long.picture.value, long.numbers.value) == (fresh.picture.value, fresh.numbers.value)
+    assert app.picture.value != picture and app.picture.value == plots.png(app.figure(), explorer.DPI)
+    assert (app.numbers.value == numbers) == (name in ("strength", "row", "column"))
 
 
 def test_another_run_shows_the_same_image_and_pixel(app):
@@ -334,37 +273,8 @@ def test_a_damaged_file_is_named_and_no_old_picture_stays(folder, tmp_path):
     assert app.picture.value and "precision" in app.numbers.value
 
 
-def test_what_cannot_be_explored_is_refused(tmp_path):
-    made = run(epochs=1)
-    (tmp_path / "runs" / made["run_id"]).mkdir(parents=True)
-    (tmp_path / "runs" / made["run_id"] / "result.json").write_text(json.dumps(made))
-    with pytest.raises(InputError, match="no run there kept maps"):
-        explorer.explore(str(tmp_path))
-
-
-def test_where_widgets_do_not_run_a_sentence_says_so(app):
-    assert "needs a running JupyterLab" in repr(app)
-
-
 def test_the_notebook_is_worth_reading_where_widgets_do_not_run():
-    """As GitHub and nbviewer show it: the sentence, the figure and the table of the first choice."""
+    """As GitHub and nbviewer show it: the figure and the table of the first choice."""
     html, _ = HTMLExporter().from_filename(REPO / "notebooks" / "10_explorer.ipynb")
-    assert "Where widgets do not run" in html and html.count('<img alt="No description has been provided for this image"') == 1
-    assert "precision" in html and "Loading widget" not in html
-
-
-def test_without_ipyevents_all_but_clicks_works():
-    words = """import sys; sys.modules["ipyevents"] = None
-from rdlib.own import explorer
-app = explorer.explore("results/reference/demo")
-before = app.picture.value
-app.image.index = 1
-labels = [w.value for row in app.children for w in getattr(row, "children", ()) if "ipyevents" in str(w)]
-print(explorer.Event, app.picture.value != before, *labels)"""
-    done = subprocess.run([sys.executable, "-c", words], cwd=REPO, capture_output=True, text=True)
-    assert done.stdout == f"None True {explorer.NO_CLICKS}\n", done.stderr
-
-
-def test_the_committed_reference_can_be_explored():
-    app = explorer.explore(str(REPO / "results" / "reference" / "demo"))
-    assert len(app.category.options) == 5 and dataclasses.asdict(app.view())["threshold"] > 0
+    assert html.count('<img alt="No description has been provided for this image"') == 1
+    assert "<th>precision</th>" in html and "Loading widget" not in html

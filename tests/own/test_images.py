@@ -32,12 +32,7 @@ def test_every_photograph_has_one_use(tmp_path):
     assert sorted(good) == [f"{i:02d}.png" for i in range(10)]
     assert [(p.name, p.mask.name) for p in found.of("bad")] == [("hole/00.png", "00_mask.png"), ("hole/01.png", "01_mask.png")]
     assert found.train.images.shape == (7, 3, 32, 32) and found.sizes == {"good": {(40, 28)}, "bad": {(28, 44)}}
-
-
-def test_bad_images_need_no_masks(tmp_path):
-    folders(tmp_path)
-    found = images.collect(own_settings(tmp_path, masks_dir=""))
-    assert [(p.name, p.mask) for p in found.of("bad")] == [("hole/00.png", None), ("hole/01.png", None)]
+    assert [photo.mask for photo in images.collect(own_settings(tmp_path, masks_dir="")).of("bad")] == [None, None]
 
 
 def test_the_split_depends_on_the_seed_only_and_check_images_replace_its_last_part(tmp_path):
@@ -109,9 +104,7 @@ def test_scores_heat_maps_and_measures_are_written(trained, tmp_path):
             assert min(drawn.size) > 300
     assert scored.masks.any(axis=(1, 2)).tolist() == [False, False, True, True] and scored.maps.shape == (4, 32, 32)
     rows = images.measure(judge, scored)
-    assert list(rows.index) == [
-        "threshold", "false-alarm rate", "bad images found", "image AUROC", "pixel AUROC", "AU-PRO", "AU-PRO per image",
-    ]  # fmt: skip
+    assert list(rows.index[-4:]) == ["image AUROC", "pixel AUROC", "AU-PRO", "AU-PRO per image"]
     assert rows.loc["threshold"].tolist() == [judge.threshold.value, "", "", "2 held-out good images"]
     assert set(images.telling(scored.table)) <= set(table["heat_map"])
 
@@ -173,22 +166,14 @@ def test_the_folder_of_results_is_free_again_after_a_run(tmp_path):
 
 
 def test_photographs_are_cut_to_two_shapes_and_a_defect_that_is_cut_away_takes_its_photograph_along(tmp_path):
-    source = mvtec_folder(tmp_path / "bottle", train=3, good=2, bad=4, size=(40, 40))
+    source = mvtec_folder(tmp_path / "bottle", train=1, good=0, bad=4, size=(40, 40))
     for stem, box in (("001", (0, 18, 4, 22)), ("002", (18, 0, 22, 4))):
         save(mask((40, 40), box), source / f"ground_truth/hole/{stem}_mask.png")
     own_images.cut(source, tmp_path / "cut")
     sizes = {p.relative_to(tmp_path / "cut").as_posix(): data.read_image(p).size for p in (tmp_path / "cut").rglob("*.png")}
-    assert sizes == {
-        "ground_truth/hole/000_mask.png": (40, 28),
-        "ground_truth/hole/003_mask.png": (25, 40),
-        "test/good/000.png": (40, 28),
-        "test/good/001.png": (25, 40),
-        "test/hole/000.png": (40, 28),
-        "test/hole/003.png": (25, 40),
-        "train/good/000.png": (40, 28),
-        "train/good/001.png": (25, 40),
-        "train/good/002.png": (40, 28),
-    }
+    landscape = ("train/good/000.png", "test/hole/000.png", "ground_truth/hole/000_mask.png")
+    portrait = ("test/hole/003.png", "ground_truth/hole/003_mask.png")
+    assert sizes == dict.fromkeys(landscape, (40, 28)) | dict.fromkeys(portrait, (25, 40))
     whole, part = (np.asarray(data.read_image(folder / "test/hole/003.png")) for folder in (source, tmp_path / "cut"))
     assert np.array_equal(whole[:, 7:32], part)
 

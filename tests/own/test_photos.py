@@ -56,53 +56,14 @@ def test_a_defect_comes_back_where_it_is(size, place):
     assert np.abs(np.array(found.peak) - (x, y)).max() <= 1.5 * cell
 
 
-# --- Files --------------------------------------------------------------------------------------------------------
+# --- Files: what they hold is read as in test_data ----------------------------------------------------------------
 
 
-def exif(number):
-    found = Image.Exif()
-    found[0x0112] = number
-    return found
-
-
-@pytest.mark.parametrize("number", range(1, 9))
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
-def test_every_orientation_in_every_format_comes_upright(tmp_path, number, suffix):
-    """The photograph stored as orientation `number` asks: white on top, grey on the right, black elsewhere."""
-    there = np.zeros((48, 64), np.uint8)
-    there[:16], there[16:, 48:] = 255, 128
-    stored = {
-        1: there, 2: there[:, ::-1], 3: there[::-1, ::-1], 4: there[::-1], 5: there.T, 6: np.rot90(there), 7: there[::-1, ::-1].T,
-        8: np.rot90(there, -1),
-    }[number]  # fmt: skip
-    path = tmp_path / f"a.{suffix}"
-    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif(number))
-    for found in (photos.read(path), photos.upright(photos.read(path))):
-        assert found.mode == "RGB" and found.size == (64, 48)
-        assert np.abs(np.asarray(found)[..., 0].astype(int) - there).max() < 60  # JPEG and WebP lose a little
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "CMYK", "I;16", "turned", "turned I;16"])
-def test_an_opened_image_is_the_same_photograph_as_its_file(tmp_path, mode):
-    path, image = tmp_path / f"a.{'tif' if mode == 'CMYK' else 'png'}", picture((40, 24))
-    if "I;16" in mode:
-        image = Image.fromarray(np.asarray(image)[..., 0].astype(np.uint16) * 257)
-    image = image if "turned" in mode or mode == "I;16" else image.convert(mode)
-    image.save(path, **{"exif": exif(6)} if "turned" in mode else {})
-    with Image.open(path) as opened:
-        found = photos.upright(opened)
-    expected = photos.read(path)
-    assert found.size == expected.size == ((24, 40) if "turned" in mode else (40, 24)) and found.tobytes() == expected.tobytes()
-    if "I;16" in mode:  # scaled to 8 bits, not cut at 255
-        assert len(np.unique(np.asarray(found))) > 200
-
-
-def write(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("?")
-
-
-def found(folder, **options):
+def found(folder, *, empty=(), **options):
+    """Names of the images in a folder that gets `empty` files, problems, and what is said."""
+    for path in (folder / name for name in empty):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     problems, said = [], {}
     paths = photos.find(folder, problems, said=said, **options)
     return [p.relative_to(folder).as_posix() for p in paths], problems, said
@@ -113,23 +74,13 @@ def test_images_are_found_in_subfolders_and_in_folders_that_are_links(tmp_path):
         save(picture(), tmp_path / name)
     (tmp_path / "all/camera2").symlink_to(tmp_path / "disk2")
     (tmp_path / "all/camera2/round").symlink_to(tmp_path / "all/camera2")
-    for name in (".hidden.png", "Thumbs.db", "@eaDir/0.png", "a/__MACOSX/0.png"):
-        write(tmp_path / "all" / name)
-    assert found(tmp_path / "all") == (["a/0.webp", "b.png", "camera2/2.PNG", "good/1.jpg"], [], {})
+    litter = (".hidden.png", "Thumbs.db", "@eaDir/0.png", "a/__MACOSX/0.png")
+    assert found(tmp_path / "all", empty=litter) == (["a/0.webp", "b.png", "camera2/2.PNG", "good/1.jpg"], [], {})
     assert found(tmp_path / "all", leave_out="good")[0] == ["a/0.webp", "b.png", "camera2/2.PNG"]
 
 
 def test_a_note_is_passed_over_and_another_file_is_not(tmp_path):
     save(picture(), tmp_path / "0.png")
-    for name in ("0.json", "about/readme.txt", "0.gif", "about/0.raw"):
-        write(tmp_path / name)
-    names, problems, said = found(tmp_path)
+    names, problems, said = found(tmp_path, empty=("0.json", "about/readme.txt", "0.gif", "about/0.raw"))
     assert names == ["0.png"] and said == {"not used": [tmp_path / "0.json", tmp_path / "about/readme.txt"]}
     assert [line.partition(": unexpected file")[0] for line in problems] == [str(tmp_path / "0.gif"), str(tmp_path / "about/0.raw")]
-
-
-def test_further_pages_are_told(tmp_path):
-    picture().save(tmp_path / "a.tif", save_all=True, append_images=[picture(seed=1)])
-    said = {}
-    assert photos.read(str(tmp_path / "a.tif"), said).tobytes() == picture().tobytes()
-    assert list(said.values()) == [[tmp_path / "a.tif"]]

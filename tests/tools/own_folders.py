@@ -1,8 +1,14 @@
-"""Folders of photographs of two shapes and the settings of notebook 11 for them: what its tests and those of bad inputs build."""
+"""Folders of photographs of two shapes, the settings of notebook 11 for them, a detector: what its tests and those of bad inputs build."""
 
+import functools
+
+import numpy as np
+import torch
 from helpers import mask, picture, save
 
-from rdlib.own import images
+from rdlib import model
+from rdlib.own import detector, images
+from rdlib.teachers import load_teacher
 
 
 def folders(root, good=8, bad=2):
@@ -19,3 +25,13 @@ def own_settings(root, **changes):
     return images.Settings(
         **places | {"image_size": 32, "epochs": 1, "out_dir": str(root / "out"), "threads": 1, "device": "cpu"} | changes
     )
+
+
+@functools.cache
+def judge():
+    """A detector that nothing has trained, at 32 px on one core."""
+    torch.manual_seed(0)
+    cfg = detector.config_of(teacher="efficientnet_lite0", image_size=32)
+    tensors = detector.trained_tensors(model.build(cfg, load_teacher(cfg.teacher)[0]))
+    net, sha256 = detector.assemble(cfg, tensors, "cpu")
+    return detector.Detector(net, cfg, sha256, detector.threshold_of(np.ones(9), 0.1))

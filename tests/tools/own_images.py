@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -79,10 +78,6 @@ def table(folder: Path) -> str:
     return f"{CAPTION}\n\n{pd.DataFrame(columns).rename_axis(None).to_markdown(disable_numparse=True)}\n"
 
 
-def provenance(root: Path) -> dict[str, object]:
-    return revision(root) | {"machine": {"cpu": cpu_name(), "torch": torch.__version__}, "parameters": PARAMETERS}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help=f"folder that holds {CATEGORY}")
@@ -90,16 +85,15 @@ def main() -> None:
     if not source.is_dir():
         parser.error(f"{source}: no such folder; give the one that holds {CATEGORY} (make own DATA=FOLDER)")
     kept = root / "results/reference/own"
-    made_with = provenance(root)  # before the measuring: the project may change meanwhile
+    made_with = revision(root)  # before the measuring: the project may change meanwhile
+    made_with |= {"machine": {"cpu": cpu_name(), "torch": torch.__version__}, "parameters": PARAMETERS}
     with tempfile.TemporaryDirectory() as place:
         cut(source, Path(place, "photographs"))
         for name, folder in (("whole", source), ("cut", Path(place, "photographs"))):
             measure(folder, Path(place, name))
-            (kept / name).mkdir(parents=True, exist_ok=True)
             for file in ("measures.csv", "scores.csv"):
-                shutil.copy(Path(place, name, file), kept / name / file)
+                files.write_atomically(kept / name / file, Path(place, name, file).read_bytes())
     files.write_atomically(kept / "provenance.json", json.dumps(made_with, indent=1) + "\n")
-    (kept / "tables").mkdir(exist_ok=True)
     files.write_atomically(kept / "tables" / f"{CATEGORY}.md", table(kept))
     reference.renew_pages(root)
 
