@@ -62,7 +62,7 @@ def _row(result: dict[str, Any], path: Path) -> dict[str, Any]:
         "reason": result.get("reason", ""),
         "attempts": result.get("attempts"),
         "path": path,
-        **config,
+        **{"weights_id": "", **config},
         "scales": _text(config["scales"]),
         "variant": _variant(config),
         **_per_cent(result.get("metrics", {})),
@@ -78,7 +78,7 @@ def _row(result: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _variant(config: dict[str, Any]) -> str:
     plain = Config.create(**{k: config[k] for k in CELL}).to_dict()
-    return " ".join(f"{k}={_text(v)}" for k, v in config.items() if k not in CELL and v != plain[k])
+    return " ".join(f"{k}={_text(v)}" for k, v in config.items() if k not in CELL and v != plain.get(k, ""))
 
 
 def _text(value: Any) -> str:
@@ -95,7 +95,10 @@ def refuse_mixed(runs: pd.DataFrame) -> None:
     raises: InputError naming two runs of different data or weights under the same names
     """
     finished = runs[runs["status"] == "finished"]
-    for name, what, same in (("data_manifest", "data", ["dataset", "category"]), ("teacher_sha256", "teacher weights", ["teacher"])):
+    for name, what, same in (
+        ("data_manifest", "data", ["dataset", "category"]),
+        ("teacher_sha256", "teacher weights", ["teacher", "weights_id"]),
+    ):
         for _, group in finished.groupby(same):
             one = group.drop_duplicates(name)
             if len(one) > 1:
