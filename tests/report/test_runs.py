@@ -83,6 +83,7 @@ VARIANTS = {
     "sigma": 2.0,
     "image_score": "mean",
     "precision": "bf16",
+    "weights_id": "0123456789ab",
 }
 CELLS = {"category": "wood", "teacher": "resnet18", "image_size": 128, "epochs": 8, "seed": 1, "label": "x", "experiment": "cost"}
 CELLS |= {"method": "padim", "normalise": "none"}
