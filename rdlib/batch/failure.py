@@ -63,8 +63,8 @@ def _finished(result: Path) -> bool:
 def forget(folder: Path) -> None:
     """Remove the failures of an earlier batch below `folder`, so that their runs are tried again."""
     for path in (folder / "runs").glob("*/result.json"):
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: the tables will name it
-            if json.loads(path.read_text(encoding="utf-8"))["status"] != "finished":
+        with contextlib.suppress(InputError):  # damaged: the tables will name it
+            if read_run(path)["status"] != "finished":
                 path.unlink()
 
 

@@ -22,12 +22,12 @@ def project(root):
     return root
 
 
-def start(root, targets=TARGETS, where=("--cores", "2"), environment=os.environ, gpus="", checkpoint_s="", **more):
+def start(root, targets=TARGETS, where=("--cores", "2"), environment=os.environ, gpus="", checkpoint_s="", profile="demo", data="", **more):
     """`make reproduce` of these files only; what it prints is appended to log.txt. more: of Popen"""
     flags = ["--keep-going", "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime"]
-    flags += ["--config", "profile=demo", f"gpus={gpus}", "cost_threads=1", f"checkpoint_s={checkpoint_s}"]
+    flags += ["--config", f"profile={profile}", f"gpus={gpus}", "cost_threads=1", f"checkpoint_s={checkpoint_s}"]
     words = [sys.executable, "-m", "snakemake", *where, *flags, "--", *targets]
-    environment = environment | {"DATA": "", "PYTHONPATH": str(REPO), "XDG_CACHE_HOME": str(root / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = environment | {"DATA": data, "PYTHONPATH": str(REPO), "XDG_CACHE_HOME": str(root / "cache"), "OMP_NUM_THREADS": "1"}
     with (root / "log.txt").open("a") as log:
         return subprocess.Popen(words, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT, **more)
 
