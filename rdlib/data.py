@@ -70,9 +70,8 @@ class Data:
 
     train: normal images only; test: both kinds
     manifest: sha256 over names and contents
-    notes: what to know, counted; the run file holds it. vanished_regions: gone at the run's resolution; train_test_duplicates:
-        test images with exactly the pixels of a training image; differs_from_official: images more or fewer than MVTec AD
-        has in this category, train and test added (absent where there are no official counts)
+    notes: counts for the run file. vanished_regions: gone at the run's resolution; train_test_duplicates: test images with
+        exactly the pixels of a training image; differs_from_official: images more or fewer than MVTec AD has (absent if unknown)
     duplicates: (training image, test image) of exactly the same pixels, by their names
     said: sentences on what reading passed over or decided
     """
@@ -86,8 +85,7 @@ class Data:
 
 
 def remarks(found: Data, cfg: Config) -> list[str]:
-    """A sentence for each thing that a run does not refuse and its reader must know: counts that are not MVTec AD's,
-    regions that are gone at the run's resolution, what reading passed over or decided, duplicates."""
+    """A sentence for each thing that a run does not refuse and its reader must know."""
     said = []
     if found.notes.get("differs_from_official"):
         train, test = MVTEC_COUNTS[cfg.category]
@@ -140,7 +138,10 @@ def load_mvtec(folder: Path, cfg: Config, store: Any = None) -> Data:
     facts = json.loads(packed.tobytes())
     refuse_too_few(len(train), str(folder / "train/good"), cfg)
     train_masks = np.zeros((len(train), *test_masks.shape[1:]), dtype=bool)
-    splits = [_image_set(folder, *split) for split in ((train, train_x, train_masks), (test, test_x, test_masks))]
+    splits = [
+        ImageSet(images, np.array([item.defect != "good" for item in items], np.uint8), tuple(_name(item, folder) for item in items), masks)
+        for items, images, masks in ((train, train_x, train_masks), (test, test_x, test_masks))
+    ]
     duplicates = tuple((a, b) for a, b in facts["duplicates"])
     notes = {"vanished_regions": facts["vanished"], **count_duplicates(duplicates)}
     if cfg.dataset == "mvtec" and folder.name in MVTEC_COUNTS:
@@ -262,23 +263,19 @@ def find_items(folder: Path, said: Said | None = None) -> tuple[list[Item], list
             if defect.name != "good" and mask is None:
                 problems.append(f"{path}: no mask {truth / defect.name / path.stem}_mask.png; put it there or remove the image")
             test.append(Item(path, defect.name, mask))
-        stems = {f"{path.stem}_mask" for path in images}
-        problems += [
-            f"{mask}: mask without an image in {defect}; remove it or add the image" for stem, mask in masks.items() if stem not in stems
-        ]
+        extra = [masks[stem] for stem in masks if stem not in {f"{path.stem}_mask" for path in images}]
+        problems += [f"{mask}: mask without an image in {defect}; remove it or add the image" for mask in extra]
     if not train and good.is_dir():
         problems.append(f"{good}: no images; one normal image at least is needed to train")
     if not test and tests.is_dir():
         problems.append(f"{tests}: no images; expected test/good and test/<defect>")
     no_defect = [p for p in entries(truth) if p.name == "good" or not (tests / p.name).is_dir()] if tests.is_dir() else []
+    beside = [p for p in entries(folder) if p.name not in (PARTS if p.is_dir() else ITS_TEXTS)]
     for paths, why in (
         ([p for p in entries(tests) if not p.is_dir()], "unexpected file; images belong into test/good or test/<defect>"),
         (no_defect, f"masks of no defect in {tests}; remove them"),
         ([p for p in entries(good.parent) if p.name != "good"], "unexpected {} in train (only train/good is used); move it away"),
-        (
-            [p for p in entries(folder) if p.name not in (PARTS if p.is_dir() else ITS_TEXTS)],
-            f"unexpected {{}} (a category holds {', '.join(PARTS)}); move it away",
-        ),
+        (beside, f"unexpected {{}} (a category holds {', '.join(PARTS)}); move it away"),
     ):
         _pass_over(paths, why, problems, said)
     return train, test, problems
@@ -389,7 +386,7 @@ def _black_or_white(region: NDArray) -> Image.Image:
 
 
 def region_of(mask: Image.Image) -> NDArray:
-    """(H, W) bool: where a mask of `read_mask` is anomalous, at its own resolution."""
+    """(H, W) bool: where a mask of `read_mask` is anomalous."""
     return np.asarray(mask) > HALF
 
 
@@ -408,7 +405,7 @@ def resize_mask(mask: Image.Image, size: int, rule: str) -> NDArray:
 
 
 def pixel_hash(image: Image.Image | NDArray) -> str:
-    """sha256 of the pixels and their shape: the same picture under another name or in another format has one hash."""
+    """sha256 of the pixels and their shape, whatever the file's name or format."""
     pixels = np.ascontiguousarray(image)
     return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
@@ -470,11 +467,6 @@ def _vanished(mask: Image.Image, cfg: Config) -> int:
 
 def _name(item: Item, folder: Path) -> str:
     return item.image.relative_to(folder).as_posix()
-
-
-def _image_set(folder: Path, items: list[Item], images: NDArray, masks: NDArray) -> ImageSet:
-    labels = np.array([item.defect != "good" for item in items], dtype=np.uint8)
-    return ImageSet(images, labels, tuple(_name(item, folder) for item in items), masks)
 
 
 def find_duplicates(train: dict[str, str], test: dict[str, str]) -> tuple[tuple[str, str], ...]:
