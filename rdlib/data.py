@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -138,10 +138,7 @@ def load_mvtec(folder: Path, cfg: Config, store: Any = None) -> Data:
     facts = json.loads(packed.tobytes())
     refuse_too_few(len(train), str(folder / "train/good"), cfg)
     train_masks = np.zeros((len(train), *test_masks.shape[1:]), dtype=bool)
-    splits = [
-        ImageSet(images, np.array([item.defect != "good" for item in items], np.uint8), tuple(_name(item, folder) for item in items), masks)
-        for items, images, masks in ((train, train_x, train_masks), (test, test_x, test_masks))
-    ]
+    splits = [_image_set(folder, *split) for split in ((train, train_x, train_masks), (test, test_x, test_masks))]
     duplicates = tuple((a, b) for a, b in facts["duplicates"])
     notes = {"vanished_regions": facts["vanished"], **count_duplicates(duplicates)}
     if cfg.dataset == "mvtec" and folder.name in MVTEC_COUNTS:
@@ -419,7 +416,7 @@ def _decode_all(folder: Path, train: list[Item], test: list[Item], problems: lis
     raises: DataError with `problems` and those of decoding
     """
     said: Said = {}
-    images, masks, pixels, bad, vanished = [], [], {}, [], 0
+    images, masks, pixels, bad, vanished = [], [], [], [], 0
     for item in [*train, *test]:
         try:
             image, mask = _decode(item, said)
@@ -429,12 +426,11 @@ def _decode_all(folder: Path, train: list[Item], test: list[Item], problems: lis
         images.append(resize(image, cfg.image_size, cfg.resize))
         masks.append(resize_mask(mask, cfg.image_size, cfg.mask_rule))
         vanished += _vanished(mask, cfg) if item.mask else 0
-        pixels[_name(item, folder)] = pixel_hash(image)
+        pixels.append((_name(item, folder), pixel_hash(image)))
     if problems or bad:
         raise DataError(report(str(folder), problems + bad))
-    hashes = [{name: pixels[name] for name in (_name(item, folder) for item in items)} for items in (train, test)]
-    facts = {"vanished": vanished, "duplicates": find_duplicates(*hashes), "said": sentences(said, folder)}
     n = len(train)
+    facts = {"vanished": vanished, "duplicates": find_duplicates(pixels[:n], pixels[n:]), "said": sentences(said, folder)}
     return [*map(np.stack, (images[:n], images[n:], masks[n:])), np.frombuffer(json.dumps(facts).encode(), np.uint8)]
 
 
@@ -469,12 +465,17 @@ def _name(item: Item, folder: Path) -> str:
     return item.image.relative_to(folder).as_posix()
 
 
-def find_duplicates(train: dict[str, str], test: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """(training image, test image) that are one picture, sorted. train, test: name -> `pixel_hash`"""
-    named: dict[str, list[str]] = {}
-    for name, pixels in train.items():
-        named.setdefault(pixels, []).append(name)
-    return tuple(sorted((a, b) for b, pixels in test.items() for a in named.get(pixels, [])))
+def _image_set(folder: Path, items: list[Item], images: NDArray, masks: NDArray) -> ImageSet:
+    labels = np.array([item.defect != "good" for item in items], dtype=np.uint8)
+    return ImageSet(images, labels, tuple(_name(item, folder) for item in items), masks)
+
+
+def find_duplicates(train: Iterable[tuple[str, str]], test: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """(training image, test image) that are one picture, sorted. train, test: (name, `pixel_hash`) of each image"""
+    known = defaultdict(list)
+    for name, pixels in train:
+        known[pixels].append(name)
+    return tuple(sorted((original, name) for name, pixels in test for original in known.get(pixels, [])))
 
 
 def count_duplicates(duplicates: Collection[tuple[str, str]]) -> dict[str, int]:

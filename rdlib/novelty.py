@@ -52,8 +52,7 @@ def load(cfg: Config, data_root: str | Path) -> Data:
     train = ImageSet(_resized(train_x[chosen], cfg), np.zeros(len(chosen), np.uint8), tuple(train_names))
     test = ImageSet(_resized(test_x, cfg), (test_y != cfg.normal_class).astype(np.uint8), tuple(test_names))
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in (train_x, train_y, test_x, test_y))).hexdigest()
-    hashes = [dict(zip(names, map(pixel_hash, x))) for names, x in ((train_names, train_x[chosen]), (test_names, test_x))]
-    duplicates = find_duplicates(*hashes)
+    duplicates = find_duplicates(zip(train_names, map(pixel_hash, train_x[chosen])), zip(test_names, map(pixel_hash, test_x)))
     return Data(train, test, digest, count_duplicates(duplicates), duplicates)
 
 

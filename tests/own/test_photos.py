@@ -126,10 +126,3 @@ def test_a_note_is_passed_over_and_another_file_is_not(tmp_path):
     names, problems, said = found(tmp_path)
     assert names == ["0.png"] and said == {"not used": [tmp_path / "0.json", tmp_path / "about/readme.txt"]}
     assert [line.partition(": unexpected file")[0] for line in problems] == [str(tmp_path / "0.gif"), str(tmp_path / "about/0.raw")]
-
-
-def test_further_pages_are_told(tmp_path):
-    picture().save(tmp_path / "a.tif", save_all=True, append_images=[picture(seed=1)])
-    said = {}
-    assert photos.read(str(tmp_path / "a.tif"), said).tobytes() == picture().tobytes()
-    assert list(said.values()) == [[tmp_path / "a.tif"]]
