@@ -33,6 +33,7 @@ IDX_FILES = {
     },
 }
 CIFAR = datasets.CIFAR10
+CIFAR_FILES = [*(name for name, _ in CIFAR.train_list + CIFAR.test_list), CIFAR.meta["filename"]]
 _CLASSES = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": CIFAR}
 
 Split = tuple[NDArray, NDArray]  # images (N, H, W[, 3]) uint8, classes (N,) int64
@@ -96,9 +97,8 @@ def _read_idx(folder: Path, files: dict[str, str]) -> tuple[Split, Split]:
         missing = [f"{folder / name}[.gz]" for name, place in zip(files, places) if place is None]
         raise DataError(f"missing: {', '.join(missing)}; put the original files there")
     train_x, train_y, test_x, test_y = (np.frombuffer(_original(p, md5), np.uint8) for p, md5 in zip(places, files.values()))
-    splits = ((train_x, train_y), (test_x, test_y))
-    first, second = [(images[16:].reshape(-1, 28, 28), classes[8:].astype(np.int64)) for images, classes in splits]
-    return first, second
+    train, test = [(x[16:].reshape(-1, 28, 28), y[8:].astype(np.int64)) for x, y in ((train_x, train_y), (test_x, test_y))]
+    return train, test
 
 
 def _original(path: Path, md5: str) -> bytes:
@@ -127,12 +127,8 @@ def _read_cifar(folder: Path) -> tuple[Split, Split]:
         try:
             train, test = (CIFAR(tmp, train=train) for train in (True, False))
         except (RuntimeError, OSError) as error:
-            raise DataError(f"{folder}: not a complete copy of cifar10 ({error}); expected {', '.join(_cifar_names())}") from None
+            raise DataError(f"{folder}: not a complete copy of cifar10 ({error}); expected {', '.join(CIFAR_FILES)}") from None
     return (train.data, np.asarray(train.targets)), (test.data, np.asarray(test.targets))
-
-
-def _cifar_names() -> list[str]:
-    return [*(name for name, _ in CIFAR.train_list + CIFAR.test_list), CIFAR.meta["filename"]]
 
 
 def _unpack_cifar(archive: Path, target: Path) -> None:
@@ -140,7 +136,7 @@ def _unpack_cifar(archive: Path, target: Path) -> None:
     target.mkdir()
     try:
         with tarfile.open(archive) as tar:
-            for name in _cifar_names():
+            for name in CIFAR_FILES:
                 (target / name).write_bytes(tar.extractfile(f"{CIFAR.base_folder}/{name}").read())
     except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError, AttributeError) as error:
         raise DataError(f"{archive}: cannot be unpacked ({error}); replace the file") from None

@@ -92,13 +92,6 @@ def test_mnist_duplicates_are_counted(tmp_path, monkeypatch):
     assert found.duplicates == (("train/00003", "test/00007-class7"), ("train/00013", "test/00008-class8"))
 
 
-def test_mnist_leaves_the_users_folder_as_it_was(originals, tmp_path):
-    write_mnist(tmp_path / "user", packed=9)
-    before = sorted(p.name for p in (tmp_path / "user").rglob("*"))
-    data.load(chosen("mnist"), tmp_path / "user")
-    assert sorted(p.name for p in (tmp_path / "user").rglob("*")) == before
-
-
 def test_mnist_without_antialiasing(originals, tmp_path):
     write_mnist(tmp_path)
     found = data.load(chosen("mnist", resize="no_antialias"), tmp_path)

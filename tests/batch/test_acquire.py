@@ -95,12 +95,6 @@ def test_from_an_archive_with_one_folder_around_all(folder, tmp_path):
     assert files(tmp_path / "mvtec") == files(folder)
 
 
-def test_from_the_archive_of_one_category(folder, tmp_path):
-    with tarfile.open(tmp_path / "bottle.tar", "w") as packed:
-        packed.add(folder / "bottle", "bottle")
-    assert "1 categories, 1 of MVTec AD's 2" in acquire.acquire(str(tmp_path / "bottle.tar"), tmp_path / "mvtec")
-
-
 @pytest.fixture
 def three(folder, monkeypatch):
     """The same folder, of a data set of three categories."""
