@@ -12,8 +12,9 @@ What cannot change a number (a note beside the images, the second page of a file
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -69,9 +70,8 @@ class Data:
 
     train: normal images only; test: both kinds
     manifest: sha256 over names and contents
-    notes: what to know, counted; the run file holds it. vanished_regions: gone at the run's resolution; train_test_duplicates:
-        test images with exactly the pixels of a training image; differs_from_official: images more or fewer than MVTec AD
-        has in this category, train and test added (absent where there are no official counts)
+    notes: counts for the run file. vanished_regions: gone at the run's resolution; train_test_duplicates: test images with
+        exactly the pixels of a training image; differs_from_official: images more or fewer than MVTec AD has (absent if unknown)
     duplicates: (training image, test image) of exactly the same pixels, by their names
     said: sentences on what reading passed over or decided
     """
@@ -85,8 +85,7 @@ class Data:
 
 
 def remarks(found: Data, cfg: Config) -> list[str]:
-    """A sentence for each thing that a run does not refuse and its reader must know: counts that are not MVTec AD's,
-    regions that are gone at the run's resolution, what reading passed over or decided, duplicates."""
+    """A sentence for each thing that a run does not refuse and its reader must know."""
     said = []
     if found.notes.get("differs_from_official"):
         train, test = MVTEC_COUNTS[cfg.category]
@@ -125,28 +124,26 @@ def load_mvtec(folder: Path, cfg: Config, store: Any = None) -> Data:
     """
     said: Said = {}
     train, test, problems = find_items(folder, said)
-
-    def decode() -> Iterator[list[NDArray]]:
-        reading: Said = {}
-        decoded, bad = _decode_all([*train, *test], cfg, reading)
-        if problems or bad:
-            raise DataError(report(str(folder), problems + bad))
-        yield [*_stack(train, test, decoded), _packed(sentences(reading, folder))]
-
     try:
         digest = "" if problems else manifest(folder, [*train, *test])
     except OSError:  # decoding says which file cannot be read
         digest = ""
-    key = ("images, masks by their values", digest, cfg.image_size, cfg.resize, cfg.mask_rule, PIL.__version__)
-    kept = store.arrays("images", key, 4 * len(train + test) * cfg.image_size**2, decode) if store and digest else None
-    train_x, test_x, test_masks, (vanished,), duplicates, reading = kept or next(decode())
+
+    def decode() -> list[NDArray]:
+        return _decode_all(folder, train, test, problems, cfg)
+
+    key = ("images, masks, facts", digest, cfg.image_size, cfg.resize, cfg.mask_rule, PIL.__version__)
+    kept = store.arrays("images", key, 4 * len(train + test) * cfg.image_size**2, lambda: [decode()]) if store and digest else None
+    train_x, test_x, test_masks, packed = kept or decode()
+    facts = json.loads(packed.tobytes())
     refuse_too_few(len(train), str(folder / "train/good"), cfg)
     train_masks = np.zeros((len(train), *test_masks.shape[1:]), dtype=bool)
     splits = [_image_set(folder, *split) for split in ((train, train_x, train_masks), (test, test_x, test_masks))]
-    notes = {"vanished_regions": int(vanished), **count_duplicates(duplicates)}
+    duplicates = tuple((a, b) for a, b in facts["duplicates"])
+    notes = {"vanished_regions": facts["vanished"], **count_duplicates(duplicates)}
     if cfg.dataset == "mvtec" and folder.name in MVTEC_COUNTS:
         notes["differs_from_official"] = sum(abs(len(a) - n) for a, n in zip((train, test), MVTEC_COUNTS[folder.name]))
-    return Data(*splits, digest, notes, name_duplicates(duplicates, *splits), (*sentences(said, folder), *_unpacked(reading)))
+    return Data(*splits, digest, notes, duplicates, (*sentences(said, folder), *facts["said"]))
 
 
 def refuse_too_few(count: int, where: str, cfg: Config) -> None:
@@ -263,23 +260,19 @@ def find_items(folder: Path, said: Said | None = None) -> tuple[list[Item], list
             if defect.name != "good" and mask is None:
                 problems.append(f"{path}: no mask {truth / defect.name / path.stem}_mask.png; put it there or remove the image")
             test.append(Item(path, defect.name, mask))
-        stems = {f"{path.stem}_mask" for path in images}
-        problems += [
-            f"{mask}: mask without an image in {defect}; remove it or add the image" for stem, mask in masks.items() if stem not in stems
-        ]
+        extra = [masks[stem] for stem in masks if stem not in {f"{path.stem}_mask" for path in images}]
+        problems += [f"{mask}: mask without an image in {defect}; remove it or add the image" for mask in extra]
     if not train and good.is_dir():
         problems.append(f"{good}: no images; one normal image at least is needed to train")
     if not test and tests.is_dir():
         problems.append(f"{tests}: no images; expected test/good and test/<defect>")
     no_defect = [p for p in entries(truth) if p.name == "good" or not (tests / p.name).is_dir()] if tests.is_dir() else []
+    beside = [p for p in entries(folder) if p.name not in (PARTS if p.is_dir() else ITS_TEXTS)]
     for paths, why in (
         ([p for p in entries(tests) if not p.is_dir()], "unexpected file; images belong into test/good or test/<defect>"),
         (no_defect, f"masks of no defect in {tests}; remove them"),
         ([p for p in entries(good.parent) if p.name != "good"], "unexpected {} in train (only train/good is used); move it away"),
-        (
-            [p for p in entries(folder) if p.name not in (PARTS if p.is_dir() else ITS_TEXTS)],
-            f"unexpected {{}} (a category holds {', '.join(PARTS)}); move it away",
-        ),
+        (beside, f"unexpected {{}} (a category holds {', '.join(PARTS)}); move it away"),
     ):
         _pass_over(paths, why, problems, said)
     return train, test, problems
@@ -390,14 +383,14 @@ def _black_or_white(region: NDArray) -> Image.Image:
 
 
 def region_of(mask: Image.Image) -> NDArray:
-    """(H, W) bool: where a mask of `read_mask` is anomalous, at its own resolution."""
+    """(H, W) bool: where a mask of `read_mask` is anomalous."""
     return np.asarray(mask) > HALF
 
 
 def resize(image: Image.Image, size: int, how: str) -> NDArray:
-    """(3, size, size) uint8. "antialias" is what torchvision's Resize does on PIL images (official code)."""
+    """(C, size, size) uint8, C = 1 (grey) or 3. "antialias" is what torchvision's Resize does on PIL images (official code)."""
     if how == "antialias":
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        return np.atleast_3d(image.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     return TF.resize(TF.pil_to_tensor(image), [size, size], antialias=False).numpy()
 
 
@@ -409,7 +402,7 @@ def resize_mask(mask: Image.Image, size: int, rule: str) -> NDArray:
 
 
 def pixel_hash(image: Image.Image | NDArray) -> str:
-    """sha256 of the pixels and their shape: the same picture under another name or in another format has one hash."""
+    """sha256 of the pixels and their shape, whatever the file's name or format."""
     pixels = np.ascontiguousarray(image)
     return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
@@ -417,29 +410,35 @@ def pixel_hash(image: Image.Image | NDArray) -> str:
 # --- From files to arrays -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    image: NDArray  # (3, H, W) uint8
-    mask: NDArray | None  # (H, W) bool
-    vanished: int  # regions that disappeared with resizing
-    pixels: str  # sha256 of the image as it is stored, before resizing
+def _decode_all(folder: Path, train: list[Item], test: list[Item], problems: list[str], cfg: Config) -> list[NDArray]:
+    """Images (N, 3, H, W) of both splits, masks (N, H, W) of the test images, and facts: JSON in bytes, since a store keeps arrays.
 
-
-def _decode_all(items: list[Item], cfg: Config, said: Said) -> tuple[dict[Path, _Decoded], list[str]]:
-    decoded, problems = {}, []
-    for item in items:
+    raises: DataError with `problems` and those of decoding
+    """
+    said: Said = {}
+    images, masks, pixels, bad, vanished = [], [], [], [], 0
+    for item in [*train, *test]:
         try:
-            decoded[item.image] = _decode(item, cfg, said)
+            image, mask = _decode(item, said)
         except DataError as error:
-            problems.append(str(error))
-    return decoded, problems
+            bad.append(str(error))
+            continue
+        images.append(resize(image, cfg.image_size, cfg.resize))
+        masks.append(resize_mask(mask, cfg.image_size, cfg.mask_rule))
+        vanished += _vanished(mask, cfg) if item.mask else 0
+        pixels.append((_name(item, folder), pixel_hash(image)))
+    if problems or bad:
+        raise DataError(report(str(folder), problems + bad))
+    n = len(train)
+    facts = {"vanished": vanished, "duplicates": find_duplicates(pixels[:n], pixels[n:]), "said": sentences(said, folder)}
+    return [*map(np.stack, (images[:n], images[n:], masks[n:])), np.frombuffer(json.dumps(facts).encode(), np.uint8)]
 
 
-def _decode(item: Item, cfg: Config, said: Said) -> _Decoded:
+def _decode(item: Item, said: Said) -> tuple[Image.Image, Image.Image]:
+    """RGB image and its grey mask, at their own resolution; black for a normal image."""
     image = read_image(item.image, said)
-    resized = resize(image, cfg.image_size, cfg.resize)
     if item.mask is None:
-        return _Decoded(resized, None, 0, pixel_hash(image))
+        return image, Image.new("L", image.size)
     mask = read_mask(item.mask, said)
     if mask.size != image.size:
         raise DataError(
@@ -450,7 +449,7 @@ def _decode(item: Item, cfg: Config, said: Said) -> _Decoded:
         raise DataError(
             f"{item.mask}: mask is empty, but its folder says the image is anomalous; mark the region, or move the image to test/good"
         )
-    return _Decoded(resized, resize_mask(mask, cfg.image_size, cfg.mask_rule), _vanished(mask, cfg), pixel_hash(image))
+    return image, mask
 
 
 def _vanished(mask: Image.Image, cfg: Config) -> int:
@@ -462,42 +461,23 @@ def _vanished(mask: Image.Image, cfg: Config) -> int:
     return sum(not resize_mask(region, cfg.image_size, cfg.mask_rule).any() for region in alone)
 
 
-def _stack(train: list[Item], test: list[Item], decoded: dict[Path, _Decoded]) -> list[NDArray]:
-    """Images (N, 3, H, W) of both splits, masks (N, H, W) of the test images, count (1,) of vanished regions, duplicates (D, 2)."""
-    images = [np.stack([decoded[item.image].image for item in items]) for items in (train, test)]
-    empty = np.zeros(images[0].shape[-2:], dtype=bool)
-    masks = np.stack([empty if decoded[item.image].mask is None else decoded[item.image].mask for item in test])
-    duplicates = find_duplicates(*([decoded[item.image].pixels for item in items] for items in (train, test)))
-    return [*images, masks, np.array([sum(decoded[item.image].vanished for item in test)]), duplicates]
-
-
-def _packed(said: list[str]) -> NDArray:
-    """Sentences as bytes (uint8), since a store keeps arrays."""
-    return np.frombuffer("\n".join(said).encode(errors="surrogateescape"), np.uint8)
-
-
-def _unpacked(said: NDArray) -> list[str]:
-    return [sentence for sentence in said.tobytes().decode(errors="surrogateescape").split("\n") if sentence]
+def _name(item: Item, folder: Path) -> str:
+    return item.image.relative_to(folder).as_posix()
 
 
 def _image_set(folder: Path, items: list[Item], images: NDArray, masks: NDArray) -> ImageSet:
     labels = np.array([item.defect != "good" for item in items], dtype=np.uint8)
-    return ImageSet(images, labels, tuple(item.image.relative_to(folder).as_posix() for item in items), masks)
+    return ImageSet(images, labels, tuple(_name(item, folder) for item in items), masks)
 
 
-def find_duplicates(train: list[str], test: list[str]) -> NDArray:
-    """(D, 2) int64: the numbers of a training and of a test image, given by the hashes of their pixels, that are one picture."""
+def find_duplicates(train: Iterable[tuple[str, str]], test: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """(training image, test image) that are one picture, sorted. train, test: (name, `pixel_hash`) of each image"""
     known = defaultdict(list)
-    for i, pixels in enumerate(train):
-        known[pixels].append(i)
-    pairs = [(i, j) for j, pixels in enumerate(test) for i in known.get(pixels, [])]
-    return np.array(pairs, np.int64).reshape(-1, 2)
+    for name, pixels in train:
+        known[pixels].append(name)
+    return tuple(sorted((original, name) for name, pixels in test for original in known.get(pixels, [])))
 
 
-def count_duplicates(duplicates: NDArray) -> dict[str, int]:
+def count_duplicates(duplicates: Collection[tuple[str, str]]) -> dict[str, int]:
     """Test images that are training images too; one may be several training images."""
-    return {"train_test_duplicates": len(set(duplicates[:, 1].tolist()))}
-
-
-def name_duplicates(duplicates: NDArray, train: ImageSet, test: ImageSet) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((train.paths[i], test.paths[j]) for i, j in duplicates.tolist()))
+    return {"train_test_duplicates": len({test for _, test in duplicates})}

@@ -25,7 +25,8 @@ from scipy.ndimage import gaussian_filter
 from rdlib.errors import InputError
 from rdlib.paths import project_root
 
-CATEGORIES = ("brick", "grass", "gravel", "tissue", "coin")
+TEXTURES = ("brick", "grass", "gravel", "tissue")
+CATEGORIES = (*TEXTURES, "coin")
 SIZE = 128
 TRAIN, TEST_GOOD, PER_DEFECT = 40, 15, 5
 VERSION = 1  # part of the folder's name: change it whenever a pixel of the set changes
@@ -41,22 +42,19 @@ def demo_root() -> Path:
     raises: InputError if it cannot be written; the temporary folder is removed
     """
     folder = project_root() / "data" / f"demo-v{VERSION}"
-    if not folder.is_dir():
-        try:
-            _make(folder)
-        except OSError as error:
-            if not folder.is_dir():  # else another process was first
-                raise InputError(f"{folder}: the demo set cannot be written ({error}); make room or allow writing there") from None
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".demo-") as tmp:
+            made = Path(tmp, folder.name)
+            made.mkdir()
+            write(made)
+            made.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process was first
+            raise InputError(f"{folder}: the demo set cannot be written ({error}); make room or allow writing there") from None
     return folder
-
-
-def _make(folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".demo-") as tmp:
-        made = Path(tmp) / folder.name
-        made.mkdir()
-        write(made)
-        made.rename(folder)
 
 
 def write(root: Path) -> None:
@@ -85,13 +83,21 @@ def _save(folder: Path, crops: list[tuple[Photo, Shape | None]], mask_folder: Pa
 # --- Crops of the photographs -------------------------------------------------------------------------------------
 
 
+def test_count() -> int:
+    return TEST_GOOD + PER_DEFECT * len(DEFECTS)
+
+
+def photograph(category: str) -> NDArray:
+    """(H, W, 3) uint8: what the crops of one of TEXTURES are cut from."""
+    photo = skimage.data.immunohistochemistry() if category == "tissue" else getattr(skimage.data, category)()
+    return np.broadcast_to(np.atleast_3d(photo), (*photo.shape[:2], 3))
+
+
 def _texture_crops(category: str, rng: Generator) -> tuple[list[Photo], list[Photo]]:
     """Crops at native resolution: train from the left three fifths of the photograph, test from the rest."""
-    photo = skimage.data.immunohistochemistry() if category == "tissue" else getattr(skimage.data, category)()
-    photo = np.broadcast_to(np.atleast_3d(photo), (*photo.shape[:2], 3)).astype(float)
+    photo = photograph(category).astype(float)
     cut = photo.shape[1] * 3 // 5
-    tests = TEST_GOOD + PER_DEFECT * len(DEFECTS)
-    return _crops(photo[:, :cut], TRAIN, rng), _crops(photo[:, cut:], tests, rng)
+    return _crops(photo[:, :cut], TRAIN, rng), _crops(photo[:, cut:], test_count(), rng)
 
 
 def _crops(region: Photo, count: int, rng: Generator) -> list[Photo]:
@@ -108,19 +114,15 @@ def _coin_crops(rng: Generator) -> tuple[list[Photo], list[Photo]]:
     coins.sort(key=lambda r: tuple(r.centroid))
     test_coins = coins[2::3]
     train_coins = [c for c in coins if c not in test_coins]
-    tests = TEST_GOOD + PER_DEFECT * len(DEFECTS)
-    return [_coin(photo, train_coins, i, rng) for i in range(TRAIN)], [_coin(photo, test_coins, i, rng) for i in range(tests)]
+    return [_coin(photo, train_coins, i, rng) for i in range(TRAIN)], [_coin(photo, test_coins, i, rng) for i in range(test_count())]
 
 
 def _coin(photo: NDArray, coins: list, number: int, rng: Generator) -> Photo:
     coin = coins[number % len(coins)]
-    turn = skimage.transform.SimilarityTransform(rotation=rng.uniform(0, 2 * np.pi), scale=72 / SIZE)
+    moved = skimage.transform.SimilarityTransform
+    turn = moved(rotation=rng.uniform(0, 2 * np.pi), scale=72 / SIZE)
     centre = np.array(coin.centroid[::-1]) + rng.uniform(-2, 2, size=2)
-    place = (
-        skimage.transform.SimilarityTransform(translation=(-SIZE / 2, -SIZE / 2))
-        + turn
-        + skimage.transform.SimilarityTransform(translation=centre)
-    )
+    place = moved(translation=(-SIZE / 2, -SIZE / 2)) + turn + moved(translation=centre)
     crop = skimage.transform.warp(photo, place, output_shape=(SIZE, SIZE), order=1, mode="reflect", preserve_range=True)
     disc = _ellipse((SIZE / 2, SIZE / 2), (52, 52), 0)
     background = np.median(crop[~disc])

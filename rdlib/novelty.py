@@ -7,18 +7,15 @@ import hashlib
 import tarfile
 import tempfile
 import zlib
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision import datasets
-from torchvision.transforms import functional as TF
 
 from rdlib.config import Config
-from rdlib.data import Data, DataError, ImageSet, count_duplicates, find_duplicates, name_duplicates, pixel_hash, refuse_too_few
+from rdlib.data import Data, DataError, ImageSet, count_duplicates, find_duplicates, pixel_hash, refuse_too_few, resize
 
 # md5 of the originals' bytes: of what a .gz holds and not of the .gz, since anybody may have packed it.
 IDX_FILES = {
@@ -36,6 +33,7 @@ IDX_FILES = {
     },
 }
 CIFAR = datasets.CIFAR10
+CIFAR_FILES = [*(name for name, _ in CIFAR.train_list + CIFAR.test_list), CIFAR.meta["filename"]]
 _CLASSES = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": CIFAR}
 
 Split = tuple[NDArray, NDArray]  # images (N, H, W[, 3]) uint8, classes (N,) int64
@@ -50,12 +48,18 @@ def load(cfg: Config, data_root: str | Path) -> Data:
     (train_x, train_y), (test_x, test_y) = _read(cfg.dataset, data_root)
     chosen = np.flatnonzero(train_y == cfg.normal_class)
     refuse_too_few(len(chosen), f"{data_root or cfg.dataset}: class {cfg.normal_class}", cfg)
-    train = ImageSet(_resize_batch(train_x[chosen], cfg), np.zeros(len(chosen), np.uint8), tuple(f"train/{i:05d}" for i in chosen))
-    test_paths = tuple(f"test/{i:05d}-class{y}" for i, y in enumerate(test_y))
-    test = ImageSet(_resize_batch(test_x, cfg), (test_y != cfg.normal_class).astype(np.uint8), test_paths)
+    train_names = [f"train/{i:05d}" for i in chosen]
+    test_names = [f"test/{i:05d}-class{y}" for i, y in enumerate(test_y)]
+    train = ImageSet(_resized(train_x[chosen], cfg), np.zeros(len(chosen), np.uint8), tuple(train_names))
+    test = ImageSet(_resized(test_x, cfg), (test_y != cfg.normal_class).astype(np.uint8), tuple(test_names))
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in (train_x, train_y, test_x, test_y))).hexdigest()
-    duplicates = find_duplicates(*(list(map(pixel_hash, images)) for images in (train_x[chosen], test_x)))
-    return Data(train, test, digest, count_duplicates(duplicates), name_duplicates(duplicates, train, test))
+    duplicates = find_duplicates(zip(train_names, map(pixel_hash, train_x[chosen])), zip(test_names, map(pixel_hash, test_x)))
+    return Data(train, test, digest, count_duplicates(duplicates), duplicates)
+
+
+def _resized(images: NDArray, cfg: Config) -> NDArray:
+    """(N, H, W[, 3]) uint8 -> (N, 1 or 3, size, size) uint8"""
+    return np.stack([resize(Image.fromarray(image), cfg.image_size, cfg.resize) for image in images])
 
 
 def _read(name: str, data_root: str | Path) -> tuple[Split, Split]:
@@ -93,9 +97,8 @@ def _read_idx(folder: Path, files: dict[str, str]) -> tuple[Split, Split]:
         missing = [f"{folder / name}[.gz]" for name, place in zip(files, places) if place is None]
         raise DataError(f"missing: {', '.join(missing)}; put the original files there")
     train_x, train_y, test_x, test_y = (np.frombuffer(_original(p, md5), np.uint8) for p, md5 in zip(places, files.values()))
-    splits = ((train_x, train_y), (test_x, test_y))
-    first, second = [(images[16:].reshape(-1, 28, 28), classes[8:].astype(np.int64)) for images, classes in splits]
-    return first, second
+    train, test = [(x[16:].reshape(-1, 28, 28), y[8:].astype(np.int64)) for x, y in ((train_x, train_y), (test_x, test_y))]
+    return train, test
 
 
 def _original(path: Path, md5: str) -> bytes:
@@ -124,12 +127,8 @@ def _read_cifar(folder: Path) -> tuple[Split, Split]:
         try:
             train, test = (CIFAR(tmp, train=train) for train in (True, False))
         except (RuntimeError, OSError) as error:
-            raise DataError(f"{folder}: not a complete copy of cifar10 ({error}); expected {', '.join(_cifar_names())}") from None
+            raise DataError(f"{folder}: not a complete copy of cifar10 ({error}); expected {', '.join(CIFAR_FILES)}") from None
     return (train.data, np.asarray(train.targets)), (test.data, np.asarray(test.targets))
-
-
-def _cifar_names() -> list[str]:
-    return [*(name for name, _ in CIFAR.train_list + CIFAR.test_list), CIFAR.meta["filename"]]
 
 
 def _unpack_cifar(archive: Path, target: Path) -> None:
@@ -137,21 +136,7 @@ def _unpack_cifar(archive: Path, target: Path) -> None:
     target.mkdir()
     try:
         with tarfile.open(archive) as tar:
-            for name in _cifar_names():
+            for name in CIFAR_FILES:
                 (target / name).write_bytes(tar.extractfile(f"{CIFAR.base_folder}/{name}").read())
     except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError, AttributeError) as error:
         raise DataError(f"{archive}: cannot be unpacked ({error}); replace the file") from None
-
-
-def _resize_batch(images: NDArray, cfg: Config) -> NDArray:
-    """(N, H, W[, 3]) uint8 -> (N, 1 or 3, size, size) uint8, each image resized as `data.resize` does."""
-    one = partial(_resize_small, size=cfg.image_size, how=cfg.resize)
-    return np.stack([one(image) for image in images])
-
-
-def _resize_small(image: NDArray, size: int, how: str) -> NDArray:
-    if how == "antialias":
-        small = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-        return small[None] if small.ndim == 2 else small.transpose(2, 0, 1)
-    tensor = torch.from_numpy(np.atleast_3d(image).transpose(2, 0, 1).copy())
-    return TF.resize(tensor, [size, size], antialias=False).numpy()

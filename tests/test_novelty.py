@@ -92,25 +92,11 @@ def test_mnist_duplicates_are_counted(tmp_path, monkeypatch):
     assert found.duplicates == (("train/00003", "test/00007-class7"), ("train/00013", "test/00008-class8"))
 
 
-def test_mnist_leaves_the_users_folder_as_it_was(originals, tmp_path):
-    write_mnist(tmp_path / "user", packed=9)
-    before = sorted(p.name for p in (tmp_path / "user").rglob("*"))
-    data.load(chosen("mnist"), tmp_path / "user")
-    assert sorted(p.name for p in (tmp_path / "user").rglob("*")) == before
-
-
 def test_mnist_without_antialiasing(originals, tmp_path):
     write_mnist(tmp_path)
     found = data.load(chosen("mnist", resize="no_antialias"), tmp_path)
     original = torch.from_numpy(mnist_content()[0][3].astype(np.uint8))[None]
     assert np.array_equal(found.train.images[0], TF.resize(original, [32, 32], antialias=False).numpy())
-
-
-@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
-def test_a_novelty_folder_that_is_empty_or_not_there(tmp_path, dataset):
-    for place in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DataError, match=f"{place}: no such folder, or empty; expected "):
-            data.load(chosen(dataset), place)
 
 
 def cut(content):
@@ -140,11 +126,6 @@ def test_train_and_test_files_that_are_mixed_up_are_named(originals, tmp_path, d
     write_mnist(tmp_path, content=[contents[i] for i in mixed])
     with pytest.raises(DataError, match=f"^{tmp_path / MNIST_FILES[named]}: .*it is {MNIST_FILES[mixed[named]]}"):
         data.load(chosen(dataset), tmp_path)
-
-
-def test_the_known_sums_are_of_eight_different_files():
-    sums = [md5 for files in novelty.IDX_FILES.values() for md5 in files.values()]
-    assert len(set(sums)) == 8 and [list(files) for files in novelty.IDX_FILES.values()] == [list(MNIST_FILES)] * 2
 
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -211,15 +192,10 @@ def test_cifar_in_every_layout(cifar, tmp_path, layout):
 
 
 @pytest.mark.parametrize("name", ["data_batch_4", "test_batch"])
-def test_missing_cifar_files_are_named(cifar, name):
-    (cifar / name).unlink()
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(path.read_bytes() + b"\0")])
+def test_missing_and_changed_cifar_files_are_named(cifar, name, change):
+    change(cifar / name)
     with pytest.raises(DataError, match=f"{cifar}: not a complete copy of cifar10.*{name}"):
-        data.load(chosen("cifar10"), cifar.parent)
-
-
-def test_a_changed_cifar_file_is_refused(cifar):
-    (cifar / "data_batch_2").write_bytes((cifar / "data_batch_2").read_bytes() + b"\0")
-    with pytest.raises(DataError, match="not a complete copy of cifar10"):
         data.load(chosen("cifar10"), cifar.parent)
 
 

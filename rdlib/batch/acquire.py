@@ -71,12 +71,19 @@ def acquire(source: str, target: str | Path, sha256: str = "", manifest: str | P
         remove_stale(target)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as tmp, FileLock(Path(tmp, LOCK)):
             root = _fetch_and_unpack(source, Path(tmp), sha256.lower())
-            said = _complete(root, expected, source, partial)
+            expected = _checked(root, expected, f"{source}: not complete; fetch it again")
+            there, missing = official_in(root)
+            if len(there) > 1 and missing and not expected and not partial:
+                raise InputError(
+                    f"{source}: {len(there)} of {len(MVTEC_COUNTS)} categories; missing: {', '.join(missing)}; fetch it again, "
+                    "or give --partial or --manifest if no more are meant"
+                )
+            (root / MANIFEST).write_text(manifest_text(expected or manifest_of(root)), encoding="utf-8")
             root.chmod(0o755)
             root.rename(target)
     except OSError as error:  # disk full, no permission, or another process made the target meanwhile
         raise InputError(f"{target}: cannot be made ({error}); nothing was left behind") from None
-    return f"{target}: {said}"
+    return f"{target}: {_what_is_there(target, bool(expected))}"
 
 
 def remove_stale(target: Path) -> None:
@@ -192,19 +199,6 @@ def _root(unpacked: Path, source: str) -> Path:
 # --- Complete? ----------------------------------------------------------------------------------------------------
 
 
-def _complete(root: Path, expected: dict[str, str], source: str, partial: bool) -> str:
-    """Check a freshly unpacked folder and write its manifest. returns: what is there"""
-    expected = _checked(root, expected, f"{source}: not complete; fetch it again")
-    there, missing = official_in(root)
-    if len(there) > 1 and missing and not expected and not partial:
-        raise InputError(
-            f"{source}: {len(there)} of {len(MVTEC_COUNTS)} categories; missing: {', '.join(missing)}; fetch it again, "
-            "or give --partial or --manifest if no more are meant"
-        )
-    (root / MANIFEST).write_text(manifest_text(expected or manifest_of(root)), encoding="utf-8")
-    return _what_is_there(root, bool(expected))
-
-
 def check_existing(target: Path, expected: dict[str, str]) -> str:
     """Whether an existing folder is complete: by the manifest given, by its own, or by all official counts.
 
@@ -228,7 +222,8 @@ def _checked(root: Path, expected: dict[str, str], refusal: str) -> dict[str, st
 
     raises: InputError of `refusal` and every problem
     """
-    expected = expected or _own_manifest(root)
+    own = root / MANIFEST
+    expected = expected or (read_manifest(own) if own.is_file() else {})
     problems = problems_of(root) + (differences(manifest_of(root), expected) if expected else [])
     if problems:
         raise InputError(report(refusal, problems))
@@ -299,10 +294,6 @@ def read_manifest(file: Path) -> dict[str, str]:
     if not found:
         raise InputError(f"{file}: an empty manifest; it needs a line `sha256  relative/path` for every file")
     return found
-
-
-def _own_manifest(root: Path) -> dict[str, str]:
-    return read_manifest(root / MANIFEST) if (root / MANIFEST).is_file() else {}
 
 
 def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:

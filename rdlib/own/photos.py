@@ -24,7 +24,7 @@ SHORTEST = 16  # px in the square: one cell of the teacher's deepest feature map
 
 
 def find(folder: Path, problems: list[str], leave_out: str = "", said: data.Said | None = None) -> list[Path]:
-    """All images below a folder, in order of name; links to folders are followed, what systems leave there is passed over.
+    """All images below a folder, in order of name, as `data.files_below` goes through it.
 
     leave_out: name of subfolders that are not entered
     problems: gets a sentence for a missing folder, and for each file that is no image or shares its name with another

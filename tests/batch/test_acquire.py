@@ -2,7 +2,6 @@
 
 import http.server
 import io
-import re
 import shutil
 import signal
 import socket
@@ -96,12 +95,6 @@ def test_from_an_archive_with_one_folder_around_all(folder, tmp_path):
     assert files(tmp_path / "mvtec") == files(folder)
 
 
-def test_from_the_archive_of_one_category(folder, tmp_path):
-    with tarfile.open(tmp_path / "bottle.tar", "w") as packed:
-        packed.add(folder / "bottle", "bottle")
-    assert "1 categories, 1 of MVTec AD's 2" in acquire.acquire(str(tmp_path / "bottle.tar"), tmp_path / "mvtec")
-
-
 @pytest.fixture
 def three(folder, monkeypatch):
     """The same folder, of a data set of three categories."""
@@ -124,11 +117,10 @@ def test_one_category_is_meant(three, tmp_path):
     assert "1 categories, 1 of MVTec AD's 3; missing: cable, zipper" in acquire.acquire(str(three), tmp_path / "mvtec")
 
 
-@pytest.mark.parametrize("second, named", [("b", "a and in b"), (".", r"\. and in a")])
-def test_two_data_sets_in_one_source_are_named(tmp_path, official, second, named):
+def test_a_data_set_inside_another_is_named(tmp_path, official):
     mvtec_folder(tmp_path / "both/a/bottle")
-    mvtec_folder(tmp_path / "both" / second / "cable", train=2, good=1, bad=2)
-    assert re.search(f"both: holds categories in {named}; give one of them", refused(str(tmp_path / "both"), tmp_path / "mvtec"))
+    mvtec_folder(tmp_path / "both/cable", train=2, good=1, bad=2)
+    assert "both: holds categories in . and in a; give one of them" in refused(str(tmp_path / "both"), tmp_path / "mvtec")
     assert left(tmp_path) == ["both"]
 
 
@@ -230,13 +222,8 @@ def test_a_download_that_fails_leaves_nothing(folder, tmp_path, address, name, w
     assert left(tmp_path) == ["served", "there"]
 
 
-def test_a_server_that_is_not_there(tmp_path):
-    assert "cannot be downloaded ([Errno " in refused("http://127.0.0.1:1/a.tar", tmp_path / "mvtec", "0" * 64)
-
-
 def test_what_an_address_sends_is_checked(folder, tmp_path, address):
     tar(folder, tmp_path / "served/mvtec.tar")
-    assert "an address needs --sha256 or --manifest" in refused(f"{address}/mvtec.tar", tmp_path / "mvtec")
     assert f"expected {'0' * 64}; fetch the archive again" in refused(f"{address}/mvtec.tar", tmp_path / "mvtec", "0" * 64)
     assert left(tmp_path) == ["served", "there"]
 
@@ -266,18 +253,9 @@ def test_a_half_extracted_folder_is_refused(folder, gone):
     assert f"{gone.split('/')[0]}: " in text and "half-extracted?" in text
 
 
-def test_a_category_cut_before_its_test_folder_is_refused(folder):
-    shutil.rmtree(folder / "cable/test")
-    assert "cable: no folder test" in refused("nowhere", folder)
-
-
-def test_a_folder_that_ends_between_two_categories_is_refused(folder):
-    shutil.rmtree(folder / "cable")
-    assert "without manifest.sha256 and without cable, so it may be half-extracted" in refused("nowhere", folder)
-
-
-@pytest.mark.parametrize("name", ["bottle/train/good/002.png", "license.txt", "cable/ground_truth/cut/000_mask.png"])
-@pytest.mark.parametrize("how", ["changed", "missing", "added"])
+@pytest.mark.parametrize(
+    "name, how", [("license.txt", "missing"), ("bottle/train/good/002.png", "added"), ("cable/ground_truth/cut/000_mask.png", "changed")]
+)
 def test_an_acquired_folder_that_was_altered_is_refused(folder, tmp_path, name, how):
     acquire.acquire(str(folder), tmp_path / "mvtec")
     path = tmp_path / "mvtec" / name
@@ -288,11 +266,6 @@ def test_an_acquired_folder_that_was_altered_is_refused(folder, tmp_path, name, 
     else:
         path.with_name("added" + path.suffix).write_bytes(path.read_bytes())
     assert f"{name if how != 'added' else 'added' + path.suffix}" in refused("nowhere", tmp_path / "mvtec")
-
-
-def test_a_target_that_is_a_file(folder, tmp_path):
-    (tmp_path / "file").write_text("x")
-    assert "is a file, not a folder" in refused(str(folder), tmp_path / "file")
 
 
 def test_an_archive_that_is_there_is_hashed_every_time(folder, tmp_path):
@@ -309,49 +282,42 @@ def test_an_archive_that_is_there_is_hashed_every_time(folder, tmp_path):
 # --- What is refused ----------------------------------------------------------------------------------------------
 
 
-def hostile(kind, name="bottle/evil", link="/etc/passwd"):
+def tar_member(name, kind=tarfile.REGTYPE, link=""):
     member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, link if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+    member.type, member.linkname = kind, link
     return member
 
 
-HOSTILE = {
-    "leaves by ..": hostile(tarfile.REGTYPE, "bottle/../../evil"),
-    "absolute": hostile(tarfile.REGTYPE, "/tmp_evil"),
-    "absolute on Windows": hostile(tarfile.REGTYPE, "C:\\evil"),
-    "link to a file outside": hostile(tarfile.SYMTYPE),
-    "link to a folder above": hostile(tarfile.SYMTYPE, link="../../.."),
-    "link inside": hostile(tarfile.SYMTYPE, link="train/good/000.png"),
-    "hard link outside": hostile(tarfile.LNKTYPE),
-    "device": hostile(tarfile.CHRTYPE),
-    "named pipe": hostile(tarfile.FIFOTYPE),
-}
+# Further kinds are rows of test_bad_inputs.
+HOSTILE_IN_TAR = [
+    tar_member("bottle/../../evil"),
+    tar_member("C:\\evil"),
+    tar_member("bottle/evil", tarfile.SYMTYPE, "../../.."),
+    tar_member("bottle/evil", tarfile.SYMTYPE, "train/good/000.png"),
+    tar_member("bottle/evil", tarfile.FIFOTYPE),
+]
 
 
-@pytest.mark.parametrize("member", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_member_is_named_and_nothing_is_kept(folder, tmp_path, member):
-    archive = tar(folder, tmp_path / "a.tar", "w")
-    with tarfile.open(archive, "a") as packed:
+def hostile_tar(folder, target, member):
+    with tarfile.open(tar(folder, target, "w"), "a") as packed:
         packed.addfile(member, io.BytesIO())
-    text = refused(str(archive), tmp_path / "data/mvtec")
-    assert text.startswith(f"{archive}: member {member.name!r} ")
-    assert left(tmp_path) == ["a.tar", "data", "there"] and left(tmp_path / "data") == []
+    return member.name
 
 
-@pytest.mark.parametrize("name, link", [("../evil", False), ("/evil", False), ("bottle\\..\\..\\evil", False), ("bottle/link", True)])
-def test_a_hostile_zip_member_is_named(folder, tmp_path, name, link):
-    archive = zipped(folder, tmp_path / "a.zip")
-    member = zipfile.ZipInfo(name)
-    member.external_attr = (stat.S_IFLNK | 0o777) << 16 if link else 0
-    with zipfile.ZipFile(archive, "a") as packed:
-        packed.writestr(member, "/etc/passwd")
-    assert f"{archive}: member {name!r} " in refused(str(archive), tmp_path / "mvtec")
-    assert left(tmp_path) == ["a.zip", "there"]
+def hostile_zip(folder, target, name):
+    with zipfile.ZipFile(zipped(folder, target), "a") as packed:
+        packed.writestr(name, "x")
+    return name
 
 
-def test_a_link_in_a_folder_is_refused(folder, tmp_path):
-    (folder / "bottle/train/good/link.png").symlink_to("/etc/passwd")
-    assert "link.png: is a link" in refused(str(folder), tmp_path / "mvtec")
+@pytest.mark.parametrize(
+    ("add", "member"),
+    [*((hostile_tar, member) for member in HOSTILE_IN_TAR), *((hostile_zip, name) for name in ("/evil", "bottle\\..\\..\\evil"))],
+)
+def test_a_hostile_member_is_named_and_nothing_is_kept(folder, tmp_path, add, member):
+    name = add(folder, tmp_path / "a", member)
+    assert refused(str(tmp_path / "a"), tmp_path / "data/mvtec").startswith(f"{tmp_path / 'a'}: member {name!r} ")
+    assert left(tmp_path) == ["a", "data", "there"] and left(tmp_path / "data") == []
 
 
 @pytest.mark.parametrize("mode, name", ARCHIVES)
@@ -363,22 +329,10 @@ def test_a_truncated_archive_is_refused(folder, tmp_path, mode, name, share):
     assert left(tmp_path) == sorted([name, "there"])
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>please log in</html>", bytes(5000)])
+@pytest.mark.parametrize("content", [b"", bytes(5000)])
 def test_what_is_no_archive_is_refused(tmp_path, content):
     (tmp_path / "a.tar.xz").write_bytes(content)
     assert str(tmp_path / "a.tar.xz") in refused(str(tmp_path / "a.tar.xz"), tmp_path / "mvtec")
-
-
-def test_an_archive_of_something_else_is_refused(tmp_path, official):
-    save(picture(), tmp_path / "cats/1.png")
-    assert "no MVTec layout in it" in refused(str(tar(tmp_path / "cats", tmp_path / "a.tar")), tmp_path / "mvtec")
-
-
-def test_counts_below_the_official_ones_are_refused(folder, tmp_path):
-    (folder / "bottle/train/good/003.png").unlink()
-    text = refused(str(tar(folder, tmp_path / "a.tar")), tmp_path / "mvtec")
-    assert text.startswith(f"{tmp_path / 'a.tar'}: not complete; fetch it again: 1 problem")
-    assert "bottle: 3 of 4 training and 4 of 4 test images" in text and ".mvtec-" not in text
 
 
 def test_all_that_is_wrong_is_named_at_once(folder, tmp_path):
@@ -388,11 +342,10 @@ def test_all_that_is_wrong_is_named_at_once(folder, tmp_path):
     assert "2 problem(s)" in text and "bottle/test/hole/000.png: no mask" in text and "cut/009_mask.png: mask without an image" in text
 
 
-def test_sources_and_targets_that_make_no_sense(folder, tmp_path):
-    assert "nowhere: no such file or folder" in refused(str(tmp_path / "nowhere"), tmp_path / "mvtec")
-    assert "lies inside the source" in refused(str(folder), folder / "copy")
-    assert "64 hexadecimal digits" in refused(str(folder), tmp_path / "mvtec", "abc")
-    assert "that of an archive" in refused(str(folder), tmp_path / "mvtec", "0" * 64)
+def test_a_target_that_is_a_file_and_a_hash_of_a_folder(folder, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert f"{tmp_path / 'file'}: is a file, not a folder" in refused(str(folder), tmp_path / "file")
+    assert f"{folder}: is a folder; --sha256 is that of an archive" in refused(str(folder), tmp_path / "mvtec", "0" * 64)
 
 
 # --- Manifests ----------------------------------------------------------------------------------------------------
@@ -430,11 +383,10 @@ def test_a_line_that_is_none_of_a_manifest(folder, tmp_path, line):
     assert f"{tmp_path / 'manifest'}, line 2: " in refused(str(folder), tmp_path / "mvtec", "", tmp_path / "manifest")
 
 
-def test_manifests_that_are_none(folder, tmp_path):
-    (tmp_path / "empty").touch()
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\0")
-    for name, words in (("absent", "no such manifest"), ("empty", "empty manifest"), ("binary", "is not a text")):
-        assert f"{tmp_path / name}: " in (text := refused(str(folder), tmp_path / "mvtec", "", tmp_path / name)) and words in text
+@pytest.mark.parametrize("content, words", [(b"", "an empty manifest"), (b"\xff\xfe\0", "is not a text")])
+def test_a_file_that_is_no_manifest(folder, tmp_path, content, words):
+    (tmp_path / "manifest").write_bytes(content)
+    assert f"{tmp_path / 'manifest'}: {words}" in refused(str(folder), tmp_path / "mvtec", "", tmp_path / "manifest")
 
 
 # --- Errors and Ctrl-C in the middle ------------------------------------------------------------------------------
@@ -462,50 +414,6 @@ def test_nothing_half_done_stays_behind(folder, tmp_path, monkeypatch, error, so
         assert "No space left on device" in str(caught.value) and "nothing was left behind" in str(caught.value)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_nothing_behind(folder, tmp_path, number):
-    """The archive is a pipe that never ends, so the command is certainly in the middle."""
-    (tmp_path / "data").mkdir()
-    server = SlowServer()
-    words = [sys.executable, "-m", "rdlib.batch.acquire", f"http://127.0.0.1:{server.port}/a.tar", str(tmp_path / "data/mvtec")]
-    usual = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a suite in the background has it ignored
-    process = subprocess.Popen([*words, "--sha256", "0" * 64], stderr=subprocess.PIPE, text=True, preexec_fn=usual)
-    deadline = time.monotonic() + PATIENCE
-    while not list((tmp_path / "data").glob(".mvtec-*/archive")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert list((tmp_path / "data").glob(".mvtec-*/archive"))
-    process.send_signal(number)
-    said = process.communicate(timeout=PATIENCE)[1]
-    server.close()
-    assert process.returncode == 130 and "stopped; nothing was left behind" in said
-    assert left(tmp_path / "data") == []
-
-
-def test_what_a_killed_process_left_is_removed_but_not_what_a_living_one_makes(folder, tmp_path):
-    """One process is killed without a chance to clean up, another is at work on the same target meanwhile."""
-    (tmp_path / "data").mkdir()
-    servers, processes, made = [], [], []
-    for _ in range(2):
-        servers.append(SlowServer())
-        words = [sys.executable, "-m", "rdlib.batch.acquire", f"http://127.0.0.1:{servers[-1].port}/a.tar", str(tmp_path / "data/mvtec")]
-        processes.append(subprocess.Popen([*words, "--sha256", "0" * 64]))
-        deadline = time.monotonic() + PATIENCE
-        while len(now := sorted((tmp_path / "data").glob(".mvtec-*/archive"))) <= len(made) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        made += [p.parent.name for p in now if p.parent.name not in made]
-    try:
-        assert len(made) == 2 and left(tmp_path / "data") == sorted(made)  # the second left the living first alone
-        processes[0].kill()
-        processes[0].wait(timeout=PATIENCE)
-        acquire.acquire(str(folder), tmp_path / "data/mvtec")
-        assert left(tmp_path / "data") == sorted([made[1], "mvtec"])
-    finally:
-        for process, server in zip(processes, servers):
-            process.kill()
-            process.wait(timeout=PATIENCE)
-            server.close()
-
-
 class SlowServer:
     """Sends a header and then nothing."""
 
@@ -524,6 +432,50 @@ class SlowServer:
     def close(self):
         for item in (*self.connections, self.socket):
             item.close()
+
+
+@pytest.fixture
+def downloading(tmp_path):
+    """Starts the command on an archive that never ends. returns: process, name of the temporary folder it works in"""
+    (tmp_path / "data").mkdir()
+    servers, processes, made = [], [], set()
+
+    def start():
+        servers.append(SlowServer())
+        words = [sys.executable, "-m", "rdlib.batch.acquire", f"http://127.0.0.1:{servers[-1].port}/a.tar", str(tmp_path / "data/mvtec")]
+        usual = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a suite in the background has it ignored
+        processes.append(subprocess.Popen([*words, "--sha256", "0" * 64], stderr=subprocess.PIPE, text=True, preexec_fn=usual))
+        deadline = time.monotonic() + PATIENCE
+        while not (new := {p.parent.name for p in (tmp_path / "data").glob(".mvtec-*/archive")} - made) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        made.update(new)
+        (name,) = new
+        return processes[-1], name
+
+    yield start
+    for process, server in zip(processes, servers):
+        process.kill()
+        process.communicate(timeout=PATIENCE)
+        server.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing_behind(downloading, tmp_path, number):
+    process, _ = downloading()
+    process.send_signal(number)
+    said = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 130 and "stopped; nothing was left behind" in said
+    assert left(tmp_path / "data") == []
+
+
+def test_what_a_killed_process_left_is_removed_but_not_what_a_living_one_makes(folder, downloading, tmp_path):
+    """One process is killed without a chance to clean up, another is at work on the same target meanwhile."""
+    (killed, first), (_, second) = downloading(), downloading()
+    assert left(tmp_path / "data") == sorted([first, second])  # the second left the living first alone
+    killed.kill()
+    killed.wait(timeout=PATIENCE)
+    acquire.acquire(str(folder), tmp_path / "data/mvtec")
+    assert left(tmp_path / "data") == sorted([second, "mvtec"])
 
 
 # --- The command --------------------------------------------------------------------------------------------------
