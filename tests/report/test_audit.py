@@ -16,19 +16,14 @@ from rdlib.report import audit
 def test_a_row_counts_images_regions_and_areas(tmp_path):
     """Masks of 16 x 12 pixels in 40 x 32: 15 % of the image."""
     row = audit.audit_category(mvtec_folder(tmp_path / "nut", train=4, good=3, bad=2), config())
-    counts = {name: row[name] for name in ("category", "train", "test good", "test anomalous", "defect types", "regions", "vanished")}
-    assert counts == {
-        "category": "nut",
-        "train": 4,
-        "test good": 3,
-        "test anomalous": 2,
-        "defect types": 1,
-        "regions": 2,
-        "vanished": 0,
-    }
-    assert row["size, px"] == "40x32"
+    counts = {"category": "nut", "train": 4, "test good": 3, "test anomalous": 2, "defect types": 1, "regions": 2, "vanished": 0}
+    assert row.items() >= counts.items() and row["size, px"] == "40x32" and row["duplicates"] == []
     assert [row[f"area {which}, %"] for which in ("min", "median", "max")] == pytest.approx([15, 15, 15])
     assert len(row["manifest"]) == 64
+    save(picture((64, 32)), tmp_path / "nut/train/good/900.png")
+    assert audit.audit_category(tmp_path / "nut", config())["size, px"] == "40x32, 64x32"
+    normal = audit.audit_category(mvtec_folder(tmp_path / "normal", bad=0), config())
+    assert normal["regions"] == 0 and np.isnan(normal["area median, %"])
 
 
 def test_areas_are_of_what_is_brighter_than_half_and_what_is_passed_over_is_told(tmp_path):
@@ -42,30 +37,11 @@ def test_areas_are_of_what_is_brighter_than_half_and_what_is_passed_over_is_told
     assert row["area max, %"] == pytest.approx(7.8125) and row["remarks"] == ["not used: origin.json"]
 
 
-def test_different_image_sizes_are_all_named(tmp_path):
-    folder = mvtec_folder(tmp_path / "nut")
-    save(picture((64, 32)), folder / "train/good/900.png")
-    assert audit.audit_category(folder, config())["size, px"] == "40x32, 64x32"
-
-
 def test_a_vanished_region_is_counted(tmp_path):
     folder = mvtec_folder(tmp_path / "nut", size=(128, 128), bad=1)
     save(mask((128, 128), box=(50, 50, 52, 52)), folder / "ground_truth/hole/000_mask.png")
     assert audit.audit_category(folder, config(image_size=32))["vanished"] == 1
     assert audit.audit_category(folder, config(image_size=32, mask_rule="any"))["vanished"] == 0
-
-
-def test_a_category_without_anomalies_has_no_area(tmp_path):
-    row = audit.audit_category(mvtec_folder(tmp_path / "nut", bad=0), config())
-    assert row["regions"] == 0
-    assert np.isnan(row["area median, %"])
-
-
-def test_a_missing_mask_is_named(tmp_path):
-    folder = mvtec_folder(tmp_path / "nut")
-    (folder / "ground_truth/hole/001_mask.png").unlink()
-    with pytest.raises(DataError, match="001_mask.png"):
-        audit.audit_category(folder, config())
 
 
 def test_the_problems_of_all_categories_are_in_one_report(tmp_path):
@@ -116,10 +92,6 @@ def test_nothing_is_missing_beside_what_was_asked_for_or_the_users_own(names, da
 # --- Duplicates ---------------------------------------------------------------------------------------------------
 
 
-def test_a_clean_split_has_no_duplicates(tmp_path):
-    assert audit.audit_category(mvtec_folder(tmp_path / "nut"), config())["duplicates"] == []
-
-
 def test_planted_duplicates_are_found_by_name(tmp_path):
     """One copy as it is, one under another name in another format; same size but one pixel off is no duplicate."""
     folder = mvtec_folder(tmp_path / "nut")
@@ -141,8 +113,6 @@ def test_category_folders(tmp_path):
     names = lambda wanted: [p.name for p in audit.category_folders("mvtec", tmp_path, wanted)]  # noqa: E731
     assert names("") == ["bolt", "nut"]
     assert names("nut, bolt") == ["nut", "bolt"]
-    with pytest.raises(DataError, match="no category screw; there are: bolt, nut"):
-        names("nut,screw")
 
 
 @pytest.mark.parametrize("part", ["train", "test", "ground_truth"])
@@ -153,13 +123,6 @@ def test_a_category_without_one_of_its_parts_is_not_passed_over(tmp_path, part):
     assert [p.name for p in folders] == ["bolt", "nut"]
     with pytest.raises(DataError, match=f"{tmp_path / 'nut'}: [12] problem"):
         audit.audit_categories(folders, {folder.name: config(category=folder.name) for folder in folders})
-
-
-def test_category_folders_needs_a_folder(tmp_path):
-    with pytest.raises(DataError, match="data_root is empty"):
-        audit.category_folders("mvtec")
-    with pytest.raises(DataError, match="there are: none"):
-        audit.category_folders("mvtec", tmp_path)
 
 
 def test_examples_are_good_first_then_one_of_each_defect(tmp_path):

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 import re
 import shutil
 import tomllib
@@ -17,7 +16,6 @@ from filelock import FileLock
 from helpers import REPO
 from made_up_runs import failed, put, run
 
-from rdlib.config import Config
 from rdlib.errors import InputError
 from rdlib.report import figures, page, plots, runs, tables
 from rdlib.run import plan, record
@@ -457,5 +455,3 @@ def test_a_strip_is_coloured_from_low_to_high():
     strip = np.asarray(page._strip(np.zeros((3, 2, 2), np.uint8), None, np.array([[0.0, 1.0], [2.0, 4.0]]), 0.0, 4.0))
     dark, bright = strip[0, -2], strip[1, -1]
     assert strip.shape == (2, 8, 3) and dark.max() < 10 and bright.min() > 150 and (strip[:, :2] == 0).all()
-
-
