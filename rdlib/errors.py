@@ -1,4 +1,4 @@
-"""The error for everything a user can mend."""
+"""The error for everything that a user can put right."""
 
 import contextlib
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 class InputError(ValueError):
-    """A parameter, a file or a folder is not usable; the message names it and the mend.
+    """A parameter, a file or a folder is not usable; the message names it and the remedy.
 
     In a notebook it shows as that one sentence, without a traceback (IPython asks the exception how to show it).
     """
