@@ -31,7 +31,7 @@ def compare_runs(ours: list[dict[str, Any]], reference: list[dict[str, Any]]) ->
 
 
 def summary(ours: list[dict[str, Any]], reference: list[dict[str, Any]]) -> str:
-    """In words: are our runs the reference's, to the bit, or within what another machine may change?
+    """Two sentences: are our runs the reference's, to the bit, or within what another machine may change?
 
     Stated spread: another processor sums in another order, and training amplifies that to about what another seed does;
     so the mean difference in image AUROC should stay below 3 standard deviations over the reference's seeds, or 3 points.

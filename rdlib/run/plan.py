@@ -104,8 +104,8 @@ def cpu(data: dict[str, str]) -> dict[str, list[Parameters]]:
     main = _grid(base | BEST_ON_TEST, category=categories, seed=(0, 1))
     small = base | {"image_size": 128}
     novelty = [_lite_novelty(name, epochs=2) for name in NOVELTY if name in data]
-    # 128 px would take as long as everything else together on two cores: left to the paper profile.
-    factors = {name: change for name, change in NOVELTY_FACTORS.items() if name != "128 px"}
+    # LARGE would take as long as everything else together on two cores: left to the paper profile.
+    factors = [change for change in NOVELTY_FACTORS if change != LARGE]
     return {
         "mvtec": main + _grid(small, category=categories, seed=(0, 1)),
         "baselines": _baselines(base, category=categories, seed=(0,)),
@@ -114,7 +114,7 @@ def cpu(data: dict[str, str]) -> dict[str, list[Parameters]]:
         "novelty_sweep": [p for own in novelty for p in _sweep(own, factors, normal_class=(6,), seed=(0,))],
         "bottleneck": main + _grid(base, bottleneck=("pre", "oce"), category=categories, seed=(0,)),
         "backbones": main + _grid(base, teacher=("efficientnet_lite1", "efficientnet_lite2"), category=categories, seed=(0,)),
-        "deviations": main + _sweep(small, TRAINING_FACTORS | RESIZE_FACTORS, category=categories, seed=(0,)),
+        "deviations": main + _sweep(small, TRAINING_FACTORS + RESIZE_FACTORS, category=categories, seed=(0,)),
     }
 
 
@@ -136,33 +136,22 @@ def paper() -> dict[str, list[Parameters]]:
         "novelty_sweep": [p for own in novelty for p in _sweep(own, NOVELTY_FACTORS, normal_class=range(10), seed=(0,))],
         "bottleneck": main + _grid(base, bottleneck=("pre", "oce"), category=MVTEC_COUNTS, seed=seeds),
         "backbones": main + _grid(base, teacher=("resnet18", "resnet50"), category=MVTEC_COUNTS, seed=seeds),
-        "deviations": main + _sweep(base, TRAINING_FACTORS | FLOAT32 | RESIZE_FACTORS, category=MVTEC_COUNTS, seed=(0,)),
+        "deviations": main + _sweep(base, TRAINING_FACTORS + FLOAT32 + RESIZE_FACTORS, category=MVTEC_COUNTS, seed=(0,)),
     }
 
 
-# One factor at a time against the profile's own setting (09_deviations, 06_novelty). "" is that setting itself.
-TRAINING_FACTORS: dict[str, Parameters] = {
-    "": {},
-    "loss: per position (eq. 2)": {"loss": "pixel"},
-    "1x1 convolution of Fig. 4": {"conv1x1": True},
-    "Adam beta2 0.99": {"beta2": 0.99},
-    "sigma 2 instead of 4": {"sigma": 2.0},
-    "bfloat16": {"precision": "bf16"},
-}
-FLOAT32: dict[str, Parameters] = {"float32 instead of TF32": {"precision": "fp32"}}  # of profile paper
-RESIZE_FACTORS: dict[str, Parameters] = {
-    "": {},
-    "resize without antialiasing": {"resize": "no_antialias"},
-    "mask rule > 0": {"mask_rule": "any"},
-}
-NOVELTY_FACTORS: dict[str, Parameters] = {
-    "": {},
-    "64 px": {"image_size": 64},
-    "128 px": {"image_size": 128},
-    "other normalisation": {"normalise": "none"},
-    "smoothed, sigma 4": {"sigma": 4.0},
-    "half the epochs": {"epochs": 0.5},
-}
+# One factor at a time against the profile's own setting (09_deviations, 06_novelty).
+TRAINING_FACTORS: list[Parameters] = [
+    {"loss": "pixel"},  # per position, eq. 2
+    {"conv1x1": True},  # of Fig. 4
+    {"beta2": 0.99},
+    {"sigma": 2.0},
+    {"precision": "bf16"},
+]
+FLOAT32: list[Parameters] = [{"precision": "fp32"}]  # of profile paper, which computes in TF32
+RESIZE_FACTORS: list[Parameters] = [{"resize": "no_antialias"}, {"mask_rule": "any"}]
+LARGE: Parameters = {"image_size": 128}
+NOVELTY_FACTORS: list[Parameters] = [{"image_size": 64}, LARGE, {"normalise": "other"}, {"sigma": 4.0}, {"epochs": 0.5}]  # half the epochs
 
 
 def _lite_novelty(name: str, epochs: int) -> Parameters:
@@ -178,16 +167,16 @@ def _grid(base: Parameters, **axes: Iterable[Any]) -> list[Parameters]:
     return runs
 
 
-def _sweep(base: Parameters, factors: dict[str, Parameters], **axes: Iterable[Any]) -> list[Parameters]:
-    """Every combination of the axes for each factor's change to `base`."""
-    return [run for change in factors.values() for run in _grid(apply(base, change), **axes)]
+def _sweep(base: Parameters, factors: list[Parameters], **axes: Iterable[Any]) -> list[Parameters]:
+    """Every combination of the axes for `base` itself and for each factor's change to it."""
+    return [run for change in ({}, *factors) for run in _grid(apply(base, change), **axes)]
 
 
 def apply(base: Parameters, change: Parameters) -> Parameters:
-    """`base` with the change; a fractional `epochs` is a share of the base's."""
+    """`base` with the change; a fractional `epochs` is a share of the base's, `normalise` may be the "other" one of the two."""
     if isinstance(change.get("epochs"), float):
         change = change | {"epochs": max(1, round(base["epochs"] * change["epochs"]))}
-    if "normalise" in change:  # the other one of the two
+    if change.get("normalise") == "other":
         own = base.get("normalise", DATASET_DEFAULTS[base["dataset"]].get("normalise", "imagenet"))
         change = change | {"normalise": "imagenet" if own == "none" else "none"}
     return base | change

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import re
 import shutil
 import tomllib
 from fnmatch import fnmatch
@@ -150,10 +149,8 @@ def test_cells_are_sorted_by_their_number_and_those_without_one_come_last(full):
     ((name, cells),) = table["rows"]
     assert [heading for heading, number in table["heads"] if number] == ["paper", "ours", "difference"]
     assert [cell["sort"] for cell in cells] == ["98.9", "91.0", "-7.9", "lower", "s0 s1"]
-    assert [page._number(t) for t in ("1,234.5 s", "+0.50", "-7.9", "98.9†", ".5", "1e-3", "not run", "", "–")] == [
-        *("1234.5", "0.50", "-7.9", "98.9", ".5", "1e-3"),
-        *("", "", ""),
-    ]
+    numbers = {"1,234.5 s": "1234.5", "+0.50": "0.50", "-7.9": "-7.9", "98.9†": "98.9", ".5": ".5", "1e-3": "1e-3", "not run": "", "–": ""}
+    assert [page._number(text) for text in numbers] == list(numbers.values())
 
 
 def test_the_headline_is_the_mean_of_what_was_run(full, tmp_path):
@@ -384,17 +381,11 @@ def test_the_template_is_installed_with_the_package():
 # --- For everybody ------------------------------------------------------------------------------------------------
 
 
-def test_pictures_have_words_tables_have_names_headings_have_an_order(demo):
+def test_pictures_have_words_and_tables_have_names(demo):
+    """Beside what axe looks at in test_page_browser."""
     found = Parsed(demo)
     assert len(found.all("img")) > 20 and all(len(e[1]["alt"]) > 20 for e in found.all("img"))
-    assert all(e[1].get("aria-label") for e in found.all("svg"))
     assert len(found.all("caption")) == len(found.all("table")) and all(found.texts("caption"))
-    assert all(e[1].get("scope") in ("row", "col", "colgroup") for e in found.all("th"))
-    levels = [int(e[0][1]) for e in found.elements if re.fullmatch("h[1-6]", e[0])]
-    assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:]))
-    for landmark in ("header", "nav", "main", "footer"):
-        assert len(found.all(landmark)) == 1
-    assert found.all("html")[0][1]["lang"] == "en"
 
 
 def test_every_link_inside_the_page_leads_somewhere(demo):

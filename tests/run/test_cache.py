@@ -50,11 +50,8 @@ def test_writing_into_what_is_read_changes_no_file(tmp_path):
     assert np.array_equal(store.arrays("x", PARTS[0], NBYTES, never)[0], A)
 
 
-def test_without_a_folder_nothing_is_kept():
+def test_without_a_folder_or_over_the_limit_nothing_is_computed_here(tmp_path):
     assert Store().arrays("x", PARTS[0], 1, never) is None
-
-
-def test_what_is_over_the_limit_is_not_computed_here(tmp_path):
     store = Store(tmp_path, limit=NBYTES - 1)
     assert store.arrays("x", PARTS[0], NBYTES, never) is None and store.log["x"].startswith("not kept")
 
