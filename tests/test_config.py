@@ -9,15 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rdlib.config import (
-    CHOICES,
-    DATASET_DEFAULTS,
-    LONGEST_ID,
-    MVTEC_COUNTS,
-    NOVELTY_DATASETS,
-    Config,
-    parse_scales,
-)
+from rdlib.config import CHOICES, DATASET_DEFAULTS, LONGEST_ID, MVTEC_COUNTS, NOVELTY_DATASETS, Config, parse_scales
 from rdlib.errors import InputError
 from rdlib.paths import PACKAGE
 
@@ -37,9 +29,8 @@ PAPER = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name, value", PAPER.items())
-def test_defaults_for_mvtec_are_the_papers(name, value):
-    assert getattr(bottle(), name) == value
+def test_defaults_for_mvtec_are_the_papers():
+    assert dataclasses.asdict(bottle()).items() >= PAPER.items()
 
 
 @pytest.mark.parametrize("dataset, normalise", [("mnist", "none"), ("fashion_mnist", "none"), ("cifar10", "imagenet")])
@@ -63,8 +54,6 @@ def test_methods_that_train_nothing_have_no_epochs(method):
     assert (bottle(method=method).epochs, bottle(method=method).scales) == (0, (1,))
     with pytest.raises(InputError, match=f"epochs=5.*{method}"):
         bottle(method=method, epochs=5)
-    with pytest.raises(InputError, match="epochs=0"):
-        bottle(epochs=0)
 
 
 def test_a_config_is_frozen():
@@ -85,94 +74,51 @@ def test_weights_of_ones_own_are_another_run_and_the_published_ones_leave_no_tra
     assert own.torch_seed == bottle().torch_seed and Config.create(**own.to_dict()) == own
 
 
-# --- Refusals -----------------------------------------------------------------------------------------------------
+# --- Refusals beside those of test_bad_inputs ---------------------------------------------------------------------
 
-
-@pytest.mark.parametrize("name", CHOICES)
-def test_a_word_that_is_no_choice_is_refused(name):
-    with pytest.raises(InputError, match=f"^{name}='nonsense': must be one of {re.escape(CHOICES[name][0])}"):
-        bottle(**{name: "nonsense"})
-
-
-LIMITS = [("image_size", 0), ("image_size", -32), ("image_size", 100), ("epochs", -1), ("batch_size", 0), ("lr", 0.0), ("lr", -0.1)]
-LIMITS += [("lr", math.nan), ("lr", math.inf), ("beta1", 1.0), ("beta2", -0.1), ("beta1", math.nan), ("sigma", -1.0), ("sigma", math.nan)]
-LIMITS += [("sigma", math.inf), ("seed", -1)]
-
-
-@pytest.mark.parametrize("name, value", LIMITS)
-def test_a_number_out_of_range_is_refused(name, value):
-    with pytest.raises(InputError, match=f"^{name}={value}: "):
-        bottle(**{name: value})
-
-
-TYPES = [
-    ("epochs", "20"),
+REFUSED = [(name, "nonsense") for name in CHOICES]
+REFUSED += [("image_size", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.inf), ("beta1", 1.0), ("beta2", math.nan), ("sigma", -1.0)]
+REFUSED += [
+    ("sigma", math.nan),
+    ("seed", -1),
+    ("seed", 1.0),
+    ("epochs", 0),
     ("epochs", 2.5),
     ("epochs", True),
     ("lr", "0.005"),
-    ("conv1x1", "False"),
     ("conv1x1", 1),
-    ("seed", 1.0),
-    ("label", 3),
 ]
+REFUSED += [(name, word) for name in ("category", "experiment", "label", "weights_id") for word in ("a/b", "a b", "a-b", ".a", "ä", "a\n")]
+REFUSED += [("experiment", ""), ("dataset", None)]
 
 
-@pytest.mark.parametrize("name, value", TYPES)
-def test_a_wrong_type_is_refused(name, value):
-    with pytest.raises(InputError, match=f"^{name}={value!r}: expected"):
+@pytest.mark.parametrize("name, value", REFUSED)
+def test_a_value_that_makes_no_sense_is_refused_by_name(name, value):
+    with pytest.raises(InputError, match=re.escape(f"{name}={value!r}: ")):
         bottle(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["category", "experiment", "label", "weights_id"])
-@pytest.mark.parametrize("value", ["../up", "a/b", "a b", "a-b", ".hidden", "ä", "a\n"])
-def test_words_that_become_file_names_are_checked(name, value):
-    with pytest.raises(InputError, match=f"^{name}="):
-        bottle(**{name: value})
-
-
-def test_an_empty_experiment_is_refused():
-    """The run id would not fit the schema, which is found out only after the training."""
-    with pytest.raises(InputError, match="^experiment=''"):
-        bottle(experiment="")
-
-
-@pytest.mark.parametrize("value", [None, -1, 10])
+@pytest.mark.parametrize("value", [None, -1])
 @pytest.mark.parametrize("dataset", NOVELTY_DATASETS)
 def test_novelty_needs_a_normal_class(dataset, value):
     with pytest.raises(InputError, match=f"^normal_class={value}: .*0..9"):
         Config.create(dataset=dataset, normal_class=value)
 
 
-def test_mvtec_needs_a_category():
-    with pytest.raises(InputError, match="^category=''"):
-        Config.create(dataset="mvtec")
-
-
-def test_no_data_set_is_refused():
-    with pytest.raises(InputError, match="^dataset=None: must be one of"):
-        Config.create(category="bottle")
-
-
-@pytest.mark.parametrize("wrong, right", [("epoch", "epochs"), ("learning_rate", None), ("batchsize", "batch_size"), ("teachr", "teacher")])
-def test_a_misspelt_name_is_refused_with_the_nearest(wrong, right):
-    hint = rf" \(did you mean '{right}'\?\)$" if right else "; known: .*epochs"
-    with pytest.raises(InputError, match=rf"^unknown parameter '{wrong}'{hint}"):
-        bottle(**{wrong: 1})
+def test_of_a_name_that_is_near_no_other_all_are_told():
+    with pytest.raises(InputError, match="^unknown parameter 'learning_rate'; known: .*epochs"):
+        bottle(learning_rate=1)
 
 
 # --- Scales -------------------------------------------------------------------------------------------------------
 
-SPELLINGS = ["1,2,3", "1, 2, 3", "[1, 2, 3]", "(1,2,3)", "M1+M2+M3", "1+2+3", "1 2 3", [1, 2, 3], (1, 2, 3)]
 
-
-@pytest.mark.parametrize("value", SPELLINGS)
+@pytest.mark.parametrize("value", ["1, 2, 3", "[1, 2, 3]", "(1,2,3)", "1+2+3", "1 2 3", [1, 2, 3]])
 def test_spellings_of_scales(value):
     assert parse_scales(value) == (1, 2, 3)
 
 
-@pytest.mark.parametrize(
-    "value", ["", "all", "1,,2", "3,2", "2,1", "1,1", "0,1", (), (0,), (2, 1), (1, 1), (1.0,), "1;2", "-1", (1.5,), True, 2.5]
-)
+@pytest.mark.parametrize("value", ["", "all", "1,,2", "1,1", "0,1", (), (1.0,), "-1", True, 2.5])
 def test_scales_that_make_no_sense(value):
     with pytest.raises(InputError, match="scales="):
         parse_scales(value)
@@ -188,28 +134,20 @@ def test_scales_survive_every_spelling(chosen):
 # --- Run ids ------------------------------------------------------------------------------------------------------
 
 WORDS = st.text("abcXYZ019_", min_size=1, max_size=8)
-OTHERS = {
+OTHERS = {name: st.sampled_from(values) for name, values in CHOICES.items()} | {
     "dataset": st.just("demo"),
     "category": WORDS,
     "method": st.just("conventional"),
-    "teacher": st.sampled_from(CHOICES["teacher"]),
-    "bottleneck": st.sampled_from(CHOICES["bottleneck"]),
     "conv1x1": st.booleans(),
     "scales": st.sets(st.integers(1, 9), min_size=1).map(lambda s: tuple(sorted(s))),
-    "loss": st.sampled_from(CHOICES["loss"]),
     "image_size": st.integers(1, 40).map(lambda n: 32 * n),
-    "resize": st.sampled_from(CHOICES["resize"]),
-    "mask_rule": st.sampled_from(CHOICES["mask_rule"]),
-    "normalise": st.sampled_from(CHOICES["normalise"]),
     "epochs": st.integers(1, 1000),
     "batch_size": st.integers(1, 512),
     "lr": st.floats(1e-6, 10),
     "beta1": st.floats(0, 0.999),
     "beta2": st.floats(0, 0.999),
     "sigma": st.floats(0, 50),
-    "image_score": st.sampled_from(CHOICES["image_score"]),
     "seed": st.integers(0, 2**31),
-    "precision": st.sampled_from(CHOICES["precision"]),
     "experiment": WORDS,
     "label": WORDS.map(lambda w: f"L{w}"),
     "weights_id": st.text("0123456789abcdef", min_size=12, max_size=12),
@@ -229,12 +167,10 @@ def test_another_value_is_another_run(name, data):
     assert (one.run_id == other.run_id) == (one == other) == (getattr(one, name) == getattr(other, name))
 
 
-@given(
-    params=st.fixed_dictionaries(
-        BOTTLE | {"dataset": st.just("mvtec"), "category": WORDS},
-        optional={k: v for k, v in OTHERS.items() if k not in ("dataset", "category")},
-    )
-)
+FIXED = {"dataset": st.just("mvtec"), "category": WORDS}
+
+
+@given(params=st.fixed_dictionaries(FIXED, optional={k: v for k, v in OTHERS.items() if k not in FIXED}))
 def test_run_ids_are_stable_file_names_that_fit_the_schema(params):
     assume(params.get("batch_size") != 1 or params.get("image_size") != 32)  # refused, see below
     try:
@@ -269,12 +205,6 @@ def test_a_whole_number_is_the_same_run_as_its_float(name, whole):
     assert bottle(**{name: whole}).run_id == bottle(**{name: float(whole)}).run_id
 
 
-def test_a_normal_class_that_plays_no_part_is_refused():
-    """Ignored, it would make two configurations with one run id."""
-    with pytest.raises(InputError, match="^normal_class=3"):
-        bottle(normal_class=3)
-
-
 def test_seeds_differ_with_seed_and_category_and_not_with_the_variant():
     assert len({bottle(seed=s, category=c).torch_seed for s in range(20) for c in MVTEC_COUNTS}) == 300
     assert bottle(loss="pixel").torch_seed == bottle().torch_seed
@@ -289,17 +219,6 @@ def test_defaults_exist_for_every_data_set():
     assert set(DATASET_DEFAULTS) == set(CHOICES["dataset"])
 
 
-def test_a_run_id_that_is_too_long_for_a_file_name_is_refused():
-    longest = LONGEST_ID - len(bottle(label="").run_id) - 1
-    assert len(bottle(label="x" * longest).run_id) == LONGEST_ID
-    with pytest.raises(InputError, match=r"^label='xxx.*run id has 241 characters, at most 240"):
-        bottle(label="x" * (longest + 1))
-
-
-@pytest.mark.parametrize("method, size, refused", [("reverse", 32, True), ("reverse", 64, False), ("conventional", 32, False)])
-def test_batches_of_one_need_more_than_one_position(method, size, refused):
-    if refused:
-        with pytest.raises(InputError, match="^batch_size=1: .*take batch_size=2 or image_size=64"):
-            bottle(method=method, image_size=size, batch_size=1)
-    else:
-        assert bottle(method=method, image_size=size, batch_size=1).smallest_batch == 1
+@pytest.mark.parametrize("method, size, smallest", [("reverse", 32, 2), ("reverse", 64, 1), ("conventional", 32, 1)])
+def test_batches_of_one_need_more_than_one_position(method, size, smallest):
+    assert bottle(method=method, image_size=size).smallest_batch == smallest

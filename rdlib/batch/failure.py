@@ -7,15 +7,14 @@ from its checkpoint. A run that was stopped by hand has not failed: it is left t
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from rdlib.errors import InputError, exit_in_words
+from rdlib.errors import exit_in_words
 from rdlib.run.parameters import from_notebook
-from rdlib.run.record import read_run, write_failure
+from rdlib.run.record import read_if_whole, write_failure
 
 DIED = "the kernel died without an error, most often because memory ran out; see the log beside the executed notebook"
 
@@ -36,7 +35,7 @@ def record(result: Path, executed: Path, parameters: dict[str, Any], attempt: in
     What fails after the result was written (a figure, say) is told and takes nothing from it.
     """
     error = error_in(executed)
-    if _finished(result):
+    if (there := read_if_whole(result)) and there["status"] == "finished":
         print(f"{result.parent.name}: finished, but then: {': '.join(error or (DIED,))}", file=sys.stderr)
         return True
     if error and error[0] == "KeyboardInterrupt":
@@ -53,19 +52,12 @@ def record(result: Path, executed: Path, parameters: dict[str, Any], attempt: in
     return True
 
 
-def _finished(result: Path) -> bool:
-    try:
-        return read_run(result)["status"] == "finished"
-    except (OSError, InputError):
-        return False
-
-
 def forget(folder: Path) -> None:
     """Remove the failures of an earlier batch below `folder`, so that their runs are tried again."""
     for path in (folder / "runs").glob("*/result.json"):
-        with contextlib.suppress(InputError):  # damaged: the tables will name it
-            if read_run(path)["status"] != "finished":
-                path.unlink()
+        there = read_if_whole(path)  # None: damaged, the tables will name it
+        if there and there["status"] != "finished":
+            path.unlink()
 
 
 if __name__ == "__main__":

@@ -43,11 +43,7 @@ WEBP_QUALITY = 82
 
 
 def write(folder: Path, out: Path, data: str = "") -> None:
-    """Write the report of one results folder as one HTML file.
-
-    data: the batch's DATA, which the plan of the profiles cpu and paper depends on
-    raises: InputError if there is neither a result nor a failed run
-    """
+    """Write `page(folder, data)` to a file."""
     files.write_atomically(out, page(folder, data))
 
 
@@ -97,15 +93,16 @@ def _planned(profile: str, data: str) -> dict[str, set[str]]:
 
 def status(planned: dict[str, set[str]], table: pd.DataFrame) -> dict[str, Any]:
     """Counts of planned, done, failed and left runs: of the whole batch and of each experiment; None without a plan."""
-    there = dict(zip(table["run_id"], table["status"] == "finished"))
+    there = set(table["run_id"])
+    finished = set(table.loc[table["status"] == "finished", "run_id"])
 
     def counts(ids: set[str]) -> dict[str, int]:
-        done = sum(there.get(i, False) for i in ids)
-        return {"planned": len(ids), "done": done, "failed": len(ids & there.keys()) - done, "left": len(ids - there.keys())}
+        return {"planned": len(ids), "done": len(ids & finished), "failed": len(ids & there - finished), "left": len(ids - there)}
 
+    if not planned:
+        return counts(there) | {"planned": None, "left": None, "experiments": []}
     ids = set().union(*planned.values())
-    whole = counts(ids) | {"other": len(there.keys() - ids)} if planned else counts(set(there)) | {"planned": None, "left": None}
-    return whole | {"experiments": [(_words(name), counts(ids)) for name, ids in planned.items()]}
+    return counts(ids) | {"other": len(there - ids), "experiments": [(_words(name), counts(ids)) for name, ids in planned.items()]}
 
 
 def headline(table: pd.DataFrame) -> dict[str, Any] | None:
@@ -140,20 +137,19 @@ def hardware(finished: list[Run]) -> dict[str, Any]:
 
 def table_sections(folder: Path, planned: dict[str, set[str]], table: pd.DataFrame) -> list[dict[str, Any]]:
     """The tables of each notebook under its heading, the names of those not made yet, and how many of their runs are done."""
-    left = {p.stem: p for p in sorted((folder / "tables").glob("*.html")) if p.stem != "failures"}  # the batch's section has that one
+    there = {p.stem: p for p in sorted((folder / "tables").glob("*.html")) if p.stem != "failures"}  # the batch's section has that one
     done = set(table.loc[table["status"] == "finished", "run_id"])
     sections = []
     for made in plan.REPORTS.values():
-        found = [read_table(left.pop(name)) for name in made.tables if name in left]
-        missing = [
-            _words(name) for name in made.tables if name not in made.sometimes and not (folder / "tables" / f"{name}.html").is_file()
-        ]
+        found = [read_table(there[name]) for name in made.tables if name in there]
+        missing = [_words(name) for name in made.tables if name not in made.sometimes and name not in there]
         ids = set().union(*(planned.get(name, ()) for name in made.needs))
         if found or missing:
             counts = {"missing": missing, "planned": len(ids), "done": len(ids & done)}
             sections.append({"id": _slug(made.heading), "heading": made.heading, "tables": found} | counts)
-    if left:
-        other = {"tables": [read_table(path) for path in left.values()], "missing": [], "planned": 0, "done": 0}
+    known = {name for made in plan.REPORTS.values() for name in made.tables}
+    if others := [read_table(path) for name, path in there.items() if name not in known]:
+        other = {"tables": others, "missing": [], "planned": 0, "done": 0}
         sections.append({"id": "other-tables", "heading": "Other tables"} | other)
     return sections
 
@@ -303,7 +299,7 @@ def worst_images(run: Run, folder: Path) -> dict[str, Any]:
     if kept is not None:  # the committed reference keeps only the images that figures show
         rows = [i for i in rows if i["path"] in kept.paths]
     chosen = [rows[i] for i in dict.fromkeys(figures.telling_images({"images": rows}))] if rows else []
-    shown = [i | {"strip": "", "width": 0, "height": 0} for i in chosen]
+    shown = [i | {"strip": ""} for i in chosen]
     at = [kept.paths.index(i["path"]) for i in chosen] if kept is not None else []
     low, high = (float(kept.maps[at].min()), float(kept.maps[at].max())) if at else (0.0, 0.0)
     for row, n in zip(shown, at):
@@ -327,9 +323,7 @@ def _strip(image: NDArray, mask: NDArray | None, values: NDArray, low: float, hi
 
 
 def main(words: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m rdlib.report.page", description="Write the report of a results folder as one HTML file."
-    )
+    parser = argparse.ArgumentParser("python -m rdlib.report.page", description="Write the report of a results folder as one HTML file.")
     parser.add_argument("folder", help="results/<profile>")
     parser.add_argument("out", nargs="?", help="default: report.html in the folder")
     parser.add_argument("--data", default="", help="the batch's DATA, which the plan of the profiles cpu and paper depends on")

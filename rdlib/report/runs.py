@@ -39,7 +39,7 @@ def load(folder: Path) -> pd.DataFrame:
         result: the run file itself, for what does not fit a column
     raises: InputError if there is no run, a file is no valid result, or runs of one data set or teacher were made from different files
     """
-    results = [record.read_run(path) for path in sorted((folder / "runs").glob("*/result.json"))]
+    results = record.read_all(folder)
     if not results:
         raise InputError(f"{folder}: no run files (runs/*/result.json); run `make reproduce` first or give another results_dir")
     runs = frame(results, folder)
@@ -95,10 +95,7 @@ def _per_cent(metrics: dict[str, float | None]) -> dict[str, float | None]:
 
 
 def refuse_mixed(runs: pd.DataFrame) -> None:
-    """Runs that tables put side by side must be of the same data and the same teacher.
-
-    raises: InputError naming two runs of different data or weights under the same names
-    """
+    """raises: InputError naming two runs of different data or weights under the same names, which no table may put side by side"""
     finished = runs[runs["status"] == "finished"]
     for name, what, same in (("data_manifest", "data", ["dataset", "category"]), ("teacher_sha256", "teacher weights", ["teacher"])):
         for _, group in finished.groupby(same):

@@ -2,11 +2,8 @@
 
 The question of a verdict is: would the paper's run be an ordinary run of ours? The paper has ONE run for each number, we have n
 seeds, so its value is held against the interval in which one more run of ours falls with 95 % (a prediction interval), not against
-that of our mean. Its source of spread is the seed. The test images are none: the paper's run and ours are scored on the same
-published test sets, so which images are in them moves both alike and cancels in the difference; adding a bootstrap over images
-would make every interval too wide, and more would `agree` than the 95 % promised. (`bootstrap` answers another question: how far
-a number would move on other images of the same kind.) Of a perfect reproduction's cells, undecided ones among them, at most 5 % are
-called higher or lower.
+that of our mean. Which images are tested moves the paper's run and ours alike and cancels, so the seed is the only source of spread.
+(`bootstrap` answers another question: how far a number would move on other images of the same kind.)
 """
 
 from __future__ import annotations

@@ -87,14 +87,7 @@ def demo() -> dict[str, list[Parameters]]:
     base = {"dataset": "demo", "teacher": "efficientnet_lite0", "image_size": 128, "epochs": 15}
     main = _grid(base | BEST_ON_TEST, category=DEMO_CATEGORIES, seed=(0, 1))
     few = {"category": ("brick", "coin"), "seed": (0,)}
-    digits = {
-        "dataset": "digits",
-        "teacher": "efficientnet_lite0",
-        "image_size": 32,
-        "epochs": 15,
-        "normalise": "imagenet",
-        "save_maps": False,
-    }
+    digits = _lite_novelty("digits", epochs=15)
     return {
         "mvtec": main,
         "baselines": _baselines(base, category=DEMO_CATEGORIES, seed=(0,)),
@@ -113,26 +106,22 @@ def cpu(data: dict[str, str]) -> dict[str, list[Parameters]]:
     base = {"dataset": "mvtec", "teacher": "efficientnet_lite0", "image_size": 256, "epochs": 8}
     main = _grid(base | BEST_ON_TEST, category=categories, seed=(0, 1))
     small = base | {"image_size": 128}
-    novelty = [p for name in NOVELTY if name in data for p in _grid(_cpu_novelty(name), normal_class=range(10), seed=(0,))]
-    # 128 px would take as long as everything else together on two cores: left to the paper profile.
-    factors = {name: change for name, change in NOVELTY_FACTORS.items() if name != "128 px"}
-    sweep = [p for name in NOVELTY if name in data for p in _sweep(_cpu_novelty(name), factors, normal_class=(6,), seed=(0,))]
-    needed = {
+    novelty = [_lite_novelty(name, epochs=2) for name in NOVELTY if name in data]
+    # LARGE would take as long as everything else together on two cores: left to the paper profile.
+    factors = [change for change in NOVELTY_FACTORS if change != LARGE]
+    return {
         "mvtec": main + _grid(small, category=categories, seed=(0, 1)),
         "baselines": _baselines(base, category=categories, seed=(0,)),
         "complexity": _cost(base | {"category": categories[0], "seed": 0}) if categories else [],
-        "novelty": novelty,
-        "novelty_sweep": sweep,
+        "novelty": [p for own in novelty for p in _grid(own, normal_class=range(10), seed=(0,))],
+        "novelty_sweep": [p for own in novelty for p in _sweep(own, factors, normal_class=(6,), seed=(0,))],
         "bottleneck": main + _grid(base, bottleneck=("pre", "oce"), category=categories, seed=(0,)),
         "backbones": main + _grid(base, teacher=("efficientnet_lite1", "efficientnet_lite2"), category=categories, seed=(0,)),
-        "deviations": main
-        + _sweep(small, TRAINING_FACTORS, category=categories, seed=(0,))
-        + _sweep(small, RESIZE_FACTORS, category=categories, seed=(0,)),
+        "deviations": main + _sweep(small, TRAINING_FACTORS + RESIZE_FACTORS, category=categories, seed=(0,)),
     }
-    return {table: [p | {"data_root": data[p.get("category", p["dataset"])]} for p in runs] for table, runs in needed.items()}
 
 
-def paper(data: dict[str, str]) -> dict[str, list[Parameters]]:
+def paper() -> dict[str, list[Parameters]]:
     """Every table at the paper's settings, three seeds. Missing data are named by `missing`, not here.
 
     In TF32, PyTorch's default on NVIDIA's GPUs and so the official code's; a device without it computes in float32 and the run says so.
@@ -140,52 +129,37 @@ def paper(data: dict[str, str]) -> dict[str, list[Parameters]]:
     seeds = (0, 1, 2)
     base = {"dataset": "mvtec", "teacher": "wide_resnet50_2", "image_size": 256, "epochs": 200} | TF32
     main = _grid(base | {"evaluate_every": 10}, category=MVTEC_COUNTS, seed=seeds)
-    novelty = [p for name in NOVELTY for p in _grid(_paper_novelty(name), normal_class=range(10), seed=seeds)]
-    needed = {
+    # Epochs are [open]: 50, stated in every table.
+    novelty = [{"dataset": name, "teacher": "resnet18", "image_size": 32, "epochs": 50, "save_maps": False} | TF32 for name in NOVELTY]
+    return {
         "mvtec": main + _grid(base | {"image_size": 128}, category=MVTEC_COUNTS, seed=seeds),
         "baselines": _baselines(base, category=MVTEC_COUNTS, seed=(0,)),
         "complexity": _cost(base | {"category": "bottle", "seed": 0}),
-        "novelty": novelty,
-        "novelty_sweep": [p for n in NOVELTY for p in _sweep(_paper_novelty(n), NOVELTY_FACTORS, normal_class=range(10), seed=(0,))],
+        "novelty": [p for own in novelty for p in _grid(own, normal_class=range(10), seed=seeds)],
+        "novelty_sweep": [p for own in novelty for p in _sweep(own, NOVELTY_FACTORS, normal_class=range(10), seed=(0,))],
         "bottleneck": main + _grid(base, bottleneck=("pre", "oce"), category=MVTEC_COUNTS, seed=seeds),
         "backbones": main + _grid(base, teacher=("resnet18", "resnet50"), category=MVTEC_COUNTS, seed=seeds),
-        "deviations": main + _sweep(base, TRAINING_FACTORS | FLOAT32 | RESIZE_FACTORS, category=MVTEC_COUNTS, seed=(0,)),
+        "deviations": main + _sweep(base, TRAINING_FACTORS + FLOAT32 + RESIZE_FACTORS, category=MVTEC_COUNTS, seed=(0,)),
     }
-    return {table: [p | {"data_root": data.get(p.get("category", p["dataset"]), "")} for p in runs] for table, runs in needed.items()}
 
 
-# One factor at a time against the profile's own setting (09_deviations, 06_novelty). "" is that setting itself.
-TRAINING_FACTORS: dict[str, Parameters] = {
-    "": {},
-    "loss: per position (eq. 2)": {"loss": "pixel"},
-    "1x1 convolution of Fig. 4": {"conv1x1": True},
-    "Adam beta2 0.99": {"beta2": 0.99},
-    "sigma 2 instead of 4": {"sigma": 2.0},
-    "bfloat16": {"precision": "bf16"},
-}
-FLOAT32: dict[str, Parameters] = {"float32 instead of TF32": {"precision": "fp32"}}  # of profile paper
-RESIZE_FACTORS: dict[str, Parameters] = {
-    "": {},
-    "resize without antialiasing": {"resize": "no_antialias"},
-    "mask rule > 0": {"mask_rule": "any"},
-}
-NOVELTY_FACTORS: dict[str, Parameters] = {
-    "": {},
-    "64 px": {"image_size": 64},
-    "128 px": {"image_size": 128},
-    "other normalisation": {"normalise": "none"},
-    "smoothed, sigma 4": {"sigma": 4.0},
-    "half the epochs": {"epochs": 0.5},
-}
+# One factor at a time against the profile's own setting (09_deviations, 06_novelty).
+TRAINING_FACTORS: list[Parameters] = [
+    {"loss": "pixel"},  # per position, eq. 2
+    {"conv1x1": True},  # of Fig. 4
+    {"beta2": 0.99},
+    {"sigma": 2.0},
+    {"precision": "bf16"},
+]
+FLOAT32: list[Parameters] = [{"precision": "fp32"}]  # of profile paper, which computes in TF32
+RESIZE_FACTORS: list[Parameters] = [{"resize": "no_antialias"}, {"mask_rule": "any"}]
+LARGE: Parameters = {"image_size": 128}
+NOVELTY_FACTORS: list[Parameters] = [{"image_size": 64}, LARGE, {"normalise": "other"}, {"sigma": 4.0}, {"epochs": 0.5}]  # half the epochs
 
 
-def _cpu_novelty(name: str) -> Parameters:
-    return {"dataset": name, "teacher": "efficientnet_lite0", "image_size": 32, "epochs": 2, "normalise": "imagenet", "save_maps": False}
-
-
-def _paper_novelty(name: str) -> Parameters:
-    """Epochs are [open]: 50, stated in every table."""
-    return {"dataset": name, "teacher": "resnet18", "image_size": 32, "epochs": 50, "save_maps": False} | TF32
+def _lite_novelty(name: str, epochs: int) -> Parameters:
+    base = {"dataset": name, "teacher": "efficientnet_lite0", "image_size": 32, "epochs": epochs}
+    return base | {"normalise": "imagenet", "save_maps": False}
 
 
 def _grid(base: Parameters, **axes: Iterable[Any]) -> list[Parameters]:
@@ -196,16 +170,16 @@ def _grid(base: Parameters, **axes: Iterable[Any]) -> list[Parameters]:
     return runs
 
 
-def _sweep(base: Parameters, factors: dict[str, Parameters], **axes: Iterable[Any]) -> list[Parameters]:
-    """Every combination of the axes for each factor's change to `base`."""
-    return [run for change in factors.values() for run in _grid(apply(base, change), **axes)]
+def _sweep(base: Parameters, factors: list[Parameters], **axes: Iterable[Any]) -> list[Parameters]:
+    """Every combination of the axes for `base` itself and for each factor's change to it."""
+    return [run for change in ({}, *factors) for run in _grid(apply(base, change), **axes)]
 
 
 def apply(base: Parameters, change: Parameters) -> Parameters:
-    """`base` with the change; a fractional `epochs` is a share of the base's."""
+    """`base` with the change; a fractional `epochs` is a share of the base's, `normalise` may be the "other" one of the two."""
     if isinstance(change.get("epochs"), float):
         change = change | {"epochs": max(1, round(base["epochs"] * change["epochs"]))}
-    if "normalise" in change:  # the other one of the two
+    if change.get("normalise") == "other":
         own = base.get("normalise", DATASET_DEFAULTS[base["dataset"]].get("normalise", "imagenet"))
         change = change | {"normalise": "imagenet" if own == "none" else "none"}
     return base | change
@@ -236,7 +210,11 @@ def tables(profile: str, data: str = "") -> dict[str, list[Parameters]]:
     """
     if profile not in PROFILES:
         raise InputError(f"profile={profile!r}: must be one of {', '.join(PROFILES)}")
-    return demo() if profile == "demo" else {"cpu": cpu, "paper": paper}[profile](find_data(data))
+    if profile == "demo":
+        return demo()
+    found = find_data(data)
+    needed = cpu(found) if profile == "cpu" else paper()
+    return {table: [p | {"data_root": found.get(p.get("category", p["dataset"]), "")} for p in runs] for table, runs in needed.items()}
 
 
 def runs(profile: str, data: str = "") -> dict[str, Parameters]:
@@ -304,31 +282,21 @@ def missing(profile: str, data: str = "") -> list[str]:
     """What a profile needs and is not here: data sets and teacher weights, and folders that hold none; a line each with the remedy."""
     if not tables(profile, data) or profile == "demo":  # `tables` refuses an unknown profile
         return []
-    lines = [
-        f"{line}; give the folder that holds bottle/train/good, mnist, ..., or leave it out"
-        for line in data_lines(profile, data)
-        if NOTHING in line
-    ]
+    empty = [folder for folder, held in contributions(data).items() if not held and folder != DEBIAN]
+    lines = [f"DATA={folder}: {NOTHING}; give the folder that holds bottle/train/good, mnist, ..., or leave it out" for folder in empty]
     found = find_data(data)
     if profile == "cpu":
         return lines or ([] if found else ["DATA: neither an MVTec category nor a novelty data set found; give DATA=FOLDER"])
-    lines += [
-        f"MVTec AD category {c}: no folder {c}/train/good under DATA (request the archive at mvtec.com)"
-        for c in MVTEC_COUNTS
-        if c not in found
-    ]
-    lines += [
-        f"{name}: original files not found under DATA (torchvision.datasets fetches them, see docs/full_run.md)"
-        for name in NOVELTY
-        if name not in found
-    ]
+    for category in [c for c in MVTEC_COUNTS if c not in found]:
+        lines.append(f"MVTec AD category {category}: no folder {category}/train/good under DATA (request the archive at mvtec.com)")
+    for name in [n for n in NOVELTY if n not in found]:
+        lines.append(f"{name}: original files not found under DATA (torchvision.datasets fetches them, see docs/full_run.md)")
     hub = Path(os.environ.get("TORCH_HOME", "~/.cache/torch")).expanduser() / "hub" / "checkpoints"
-    return lines + [
-        f"weights of {name}: {hub / file} is not there; fetch it with "
-        f"python -c \"import torchvision.models as m; m.{name}(weights='IMAGENET1K_V1')\""
-        for name, file in ((name, f"{name}-{sha256}.pth") for name, sha256 in PUBLISHED_WEIGHTS.items())
-        if not (hub / file).is_file()
-    ]
+    for name, sha256 in PUBLISHED_WEIGHTS.items():
+        if not (path := hub / f"{name}-{sha256}.pth").is_file():
+            fetch = f"python -c \"import torchvision.models as m; m.{name}(weights='IMAGENET1K_V1')\""
+            lines.append(f"weights of {name}: {path} is not there; fetch it with {fetch}")
+    return lines
 
 
 NOTHING = "no data set is there"
@@ -338,9 +306,9 @@ def data_lines(profile: str, data: str) -> list[str]:
     """What each folder of DATA contributes, a line each; Debian's only if it holds something."""
     if profile == "demo":
         return [f"DATA={data}: not used, the demo brings its own"] * bool(data)
-    there = contributions(data).items()
-    lines = {f"DATA={folder}" if folder != DEBIAN else f"Debian's packages in {folder}": found for folder, found in there}
-    return [f"{place}: {', '.join(found) or NOTHING}" for place, found in lines.items() if found or place.startswith("DATA=")]
+    there = contributions(data)
+    lines = [f"DATA={folder}: {', '.join(held) or NOTHING}" for folder, held in there.items() if folder != DEBIAN]
+    return lines + [f"Debian's packages in {DEBIAN}: {', '.join(there[DEBIAN])}"] * bool(there[DEBIAN])
 
 
 def plan_text(profile: str, data: str = "") -> str:
@@ -349,16 +317,13 @@ def plan_text(profile: str, data: str = "") -> str:
     for table, needed in tables(profile, data).items():
         distinct = {identity(p): p for p in needed}.values()
         lines.append(f"{table}: {len(distinct)} runs")
-        groups: dict[tuple, list[Parameters]] = {}
+        groups: dict[str, list[Parameters]] = {}
         for p in distinct:
-            key = (p["dataset"], p["image_size"], p["teacher"], p.get("method", "reverse"), p["epochs"])
-            groups.setdefault(key, []).append(p)
-        for (dataset, size, teacher, method, epochs), chosen in groups.items():
+            what = f"{p['dataset']} {p['image_size']} px, {p['teacher']}, {p.get('method', 'reverse')}, {p['epochs']} epochs"
+            groups.setdefault(what, []).append(p)
+        for what, chosen in groups.items():
             cells = dict.fromkeys(str(p.get("category", p.get("normal_class"))) for p in chosen)
-            seeds = sorted({p["seed"] for p in chosen})
-            lines.append(
-                f"  {len(chosen):4d} x {dataset} {size} px, {teacher}, {method}, {epochs} epochs, seeds {seeds}: {' '.join(cells)}"
-            )
+            lines.append(f"  {len(chosen):4d} x {what}, seeds {sorted({p['seed'] for p in chosen})}: {' '.join(cells)}")
     return "\n".join(lines)
 
 

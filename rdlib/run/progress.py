@@ -8,14 +8,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rdlib.errors import InputError, exit_in_words
+from rdlib.errors import exit_in_words
 from rdlib.paths import resolve
 from rdlib.run import plan
-from rdlib.run.record import read_run
+from rdlib.run.record import read_if_whole
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,12 @@ class Progress:
 
 def progress(folder: Path, planned: set[str]) -> Progress:
     """State of the planned runs below `folder`. What is left is expected to take as long as what is done, as many at once as now."""
-    results = {run_id: _read(folder / "runs" / run_id / "result.json") for run_id in planned}
+    results = {run_id: read_if_whole(folder / "runs" / run_id / "result.json") for run_id in planned}
     left = [run_id for run_id, result in results.items() if result is None]
     times = [sum(result["timing"].values()) for result in results.values() if result and result["status"] == "finished"]
     running = sum(_held(folder / "locks" / run_id) for run_id in left)
     seconds_left = len(left) * sum(times) / len(times) / running if times and running else None
     return Progress(len(planned), len(times), len(planned) - len(times) - len(left), running, len(left), seconds_left)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return read_run(path)
-    except (OSError, InputError):
-        return None
 
 
 def _held(lock: Path) -> bool:

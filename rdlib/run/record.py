@@ -133,18 +133,27 @@ def read_run(path: Path) -> dict[str, Any]:
     return result
 
 
+def read_if_whole(path: Path) -> dict[str, Any] | None:
+    """One result.json; None if it is not there or no valid result. For folders that other processes write to meanwhile."""
+    try:
+        return read_run(path)
+    except (OSError, InputError):
+        return None
+
+
+def read_all(folder: Path) -> list[dict[str, Any]]:
+    """Every run file below `folder/runs`, sorted by run id."""
+    return [read_run(path) for path in sorted((folder / "runs").glob("*/result.json"))]
+
+
 def read_runs(folder: Path) -> list[dict[str, Any]]:
-    """Every finished result below `folder/runs`, sorted by run id."""
-    return [result for result in _read_all(folder) if result["status"] == "finished"]
+    """Those that are finished."""
+    return [result for result in read_all(folder) if result["status"] == "finished"]
 
 
 def read_failures(folder: Path) -> list[dict[str, Any]]:
-    """Every run below `folder/runs` that failed or diverged, with its reason, sorted by run id."""
-    return [result for result in _read_all(folder) if result["status"] != "finished"]
-
-
-def _read_all(folder: Path) -> list[dict[str, Any]]:
-    return [read_run(path) for path in sorted((folder / "runs").glob("*/result.json"))]
+    """Those that failed or diverged, with the reason."""
+    return [result for result in read_all(folder) if result["status"] != "finished"]
 
 
 # --- Maps ---------------------------------------------------------------------------------------------------------

@@ -1,12 +1,11 @@
 """Ours against the committed reference: identical, within what another machine may change, outside, nothing to compare."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 from helpers import REPO
-from made_up_runs import run
+from made_up_runs import put, run
 
 from rdlib.batch import compare
 
@@ -64,28 +63,15 @@ def test_any_metric_counts_for_identity():
 def test_noisy_seeds_allow_more():
     """Standard deviation of 80 and 84 % over seeds is 2.83 points: three times that is 8.5."""
     noisy = [run(0.80), run(0.84, seed=1)]
-    assert compare.seed_spread(noisy) == pytest.approx(8**0.5)
+    undefined, alone = run(metrics={"image_auroc": None}, seed=2), run(0.1, loss="pixel")
+    steady = [run(0.5, category="wood", seed=s) for s in (0, 1)]
+    assert compare.seed_spread([*noisy, undefined, alone]) == pytest.approx(8**0.5)
+    assert compare.seed_spread(noisy + steady) == pytest.approx(8**0.5 / 2), "the mean over configurations"
+    assert compare.seed_spread([alone, undefined]) == compare.seed_spread([]) == 0
     assert "differs by +8.00 points, within the stated spread of 8.5" in compare.summary([run(0.88), run(0.92, seed=1)], noisy)
 
 
-def test_the_spread_is_the_mean_over_configurations():
-    runs = [run(0.80), run(0.84, seed=1), run(0.5, category="wood"), run(0.5, category="wood", seed=1), run(0.1, loss="pixel")]
-    assert compare.seed_spread(runs) == pytest.approx(8**0.5 / 2), "the run with one seed says nothing"
-    assert compare.seed_spread(runs[-1:]) == 0
-
-
-def test_an_undefined_metric_is_no_zero():
-    undefined = run(metrics={"image_auroc": None}, seed=2)
-    assert compare.seed_spread([run(0.80), run(0.84, seed=1), undefined]) == pytest.approx(8**0.5)
-    assert compare.seed_spread([run(0.9), undefined]) == compare.seed_spread([undefined]) == compare.seed_spread([]) == 0
-
-
 def test_the_command_reads_both_folders(tmp_path):
-    for folder, runs in (("ours", REFERENCE[:1]), ("reference", REFERENCE)):
-        for made in runs:
-            path = tmp_path / folder / "runs" / made["run_id"] / "result.json"
-            path.parent.mkdir(parents=True)
-            path.write_text(json.dumps(made))
-    words = [sys.executable, "-m", "rdlib.batch.compare", str(tmp_path / "ours"), str(tmp_path / "reference")]
+    words = [sys.executable, "-m", "rdlib.batch.compare", put(tmp_path / "ours", REFERENCE[0]), put(tmp_path / "reference", *REFERENCE)]
     done = subprocess.run(words, cwd=REPO, capture_output=True, text=True, check=True)
     assert done.stdout == "1 of 1 runs are identical to the committed reference in every metric.\n"

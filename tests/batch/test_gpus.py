@@ -16,16 +16,21 @@ SHOW = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); s
 
 
 @pytest.fixture
-def command(tmp_path):
-    """Starts a command on one of the devices; it prints which, and goes on until its input ends."""
+def project(tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def command(project):
+    """Starts a command on one of the devices; it prints which, and goes on until its input ends."""
     started = []
 
     def start(devices):
         words = [sys.executable, "-m", "rdlib.batch.gpus", devices, sys.executable, "-c", SHOW]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(words, cwd=tmp_path, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": "9"}, **pipes))
+        started.append(subprocess.Popen(words, cwd=project, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": "9"}, **pipes))
         return started[-1]
 
     yield start
@@ -68,29 +73,25 @@ def test_a_killed_command_gives_its_device_back(command, end):
     assert command("7").stdout.readline() == "7\n"
 
 
-def test_what_a_command_leaves_behind_does_not_keep_the_device(tmp_path):
+def test_what_a_command_leaves_behind_does_not_keep_the_device(project):
     """A shell's background process inherits its open files."""
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "pyproject.toml").touch()
     on_it = [sys.executable, "-m", "rdlib.batch.gpus", "0"]
-    leave = subprocess.run([*on_it, "sh", "-c", "sleep 300 > /dev/null 2>&1 & echo $!"], cwd=tmp_path, capture_output=True, text=True)
+    leave = subprocess.run([*on_it, "sh", "-c", "sleep 300 > /dev/null 2>&1 & echo $!"], cwd=project, capture_output=True, text=True)
     orphan = psutil.Process(int(leave.stdout))
     try:
-        assert any(f.path.startswith(str(tmp_path / gpus.LOCKS)) for f in orphan.open_files())
-        assert subprocess.run([*on_it, "true"], cwd=tmp_path, timeout=PATIENCE).returncode == 0
+        assert any(f.path.startswith(str(project / gpus.LOCKS)) for f in orphan.open_files())
+        assert subprocess.run([*on_it, "true"], cwd=project, timeout=PATIENCE).returncode == 0
     finally:
         orphan.kill()
 
 
-def test_the_exit_code_is_the_commands(tmp_path):
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "pyproject.toml").touch()
+def test_the_exit_code_is_the_commands(project):
     words = [sys.executable, "-m", "rdlib.batch.gpus", "0", sys.executable, "-c", "raise SystemExit(7)"]
-    assert subprocess.run(words, cwd=tmp_path).returncode == 7
-    assert [p.name.startswith("gpu-") for p in (tmp_path / gpus.LOCKS).iterdir()] == [True]
+    assert subprocess.run(words, cwd=project).returncode == 7
+    assert [p.name.startswith("gpu-") for p in (project / gpus.LOCKS).iterdir()] == [True]
 
 
-@pytest.mark.parametrize("text", ["", "0,", "0 1", "../x", "0;1", "all of them"])
+@pytest.mark.parametrize("text", ["", "0,", "../x"])
 def test_what_is_no_list_of_devices_is_refused(text):
     with pytest.raises(InputError, match="GPUS=.*: devices separated by commas"):
         gpus.parse(text)

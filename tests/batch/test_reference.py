@@ -1,12 +1,11 @@
 """`make reference`: a finished batch becomes the committed reference. The batch is the committed one, so nothing may change."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 from helpers import REPO
-from made_up_runs import failed, run
+from made_up_runs import failed, put, run
 
 from rdlib.batch import reference
 from rdlib.errors import InputError
@@ -59,25 +58,18 @@ def test_of_normal_images_the_two_nearest_to_an_alarm_keep_their_maps(tmp_path):
     result = run(dataset="demo", category="brick", teacher="efficientnet_lite0", epochs=15, images=images)
     masks = np.repeat([np.zeros((8, 8), bool), np.eye(8, dtype=bool)], 7, axis=0)
     scores = Scores(np.zeros((3, 14, 8, 8), np.float32), masks.any((1, 2)), masks, tuple(path for path, *_ in images))
-    source = tmp_path / "runs" / result["run_id"]
-    source.mkdir(parents=True)
-    record.save_maps(source, scores, np.zeros((14, 3, 8, 8), np.uint8))
-    (source / "result.json").write_text(json.dumps(result))
-    reference._copy_shown_maps(runs.load(tmp_path), source.parent, tmp_path / "target")
+    record.save_maps(put(tmp_path, result) / "runs" / result["run_id"], scores, np.zeros((14, 3, 8, 8), np.uint8))
+    reference._copy_shown_maps(runs.load(tmp_path), tmp_path / "runs", tmp_path / "target")
     kept = record.load_maps(tmp_path / "target" / result["run_id"])["paths"]
     assert [p for p in kept if "good" in p] == ["test/good/5.png", "test/good/6.png"] and any("hole" in p for p in kept)
 
 
-def test_the_readmes_tables_are_renewed_and_the_rest_is_not(project):
+def test_the_readmes_tables_and_the_benchmark_are_renewed_and_the_rest_is_not(project):
+    (project / "results/demo/bench.json").write_text("new")
     reference.renew("demo")
+    assert (project / "results/reference/demo/bench.json").read_text() == "new"
     table = (DEMO / "tables/demo_image_auroc.md").read_text().strip()
     assert (project / "README.md").read_text() == f"# Title\n\n<!-- table demo/demo_image_auroc -->\n{table}\n<!-- end -->\nkept\n"
-
-
-def test_a_new_benchmark_replaces_the_old_one(project):
-    (project / "results/demo/bench.json").write_text(json.dumps({"new": 1}))
-    reference.renew("demo")
-    assert json.loads((project / "results/reference/demo/bench.json").read_text()) == {"new": 1}
 
 
 @pytest.mark.parametrize("lacks", ["runs", "tables", "figures", "a run that failed"])
@@ -86,9 +78,7 @@ def test_an_unfinished_batch_is_refused_and_the_reference_is_as_it_was(project, 
     if lacks in reference.PARTS:
         shutil.rmtree(batch / lacks)
     else:
-        row = failed(dataset="demo", category="brick", seed=9)
-        (batch / "runs" / row["run_id"]).mkdir()
-        (batch / "runs" / row["run_id"] / "result.json").write_text(json.dumps(row))
+        put(batch, failed(dataset="demo", category="brick", seed=9))
     words = f"no {lacks}" if lacks in reference.PARTS else r"1 run\(s\) failed"
     with pytest.raises(InputError, match=rf"not a finished batch \({words}\); run `make reproduce PROFILE=demo` to its end"):
         reference.renew("demo")
@@ -109,11 +99,8 @@ def test_a_copy_that_fails_leaves_the_reference_as_it_was(project, monkeypatch):
 def test_of_mvtec_no_photograph_is_kept(project):
     """Maps are kept with the photographs, which may not be redistributed as data."""
     result, batch = run(), project / "results/cpu"
-    folder = batch / "runs" / result["run_id"]
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(result))
-    masks = np.zeros((1, 8, 8), bool)
-    record.save_maps(folder, Scores(np.zeros((3, 1, 8, 8), np.float32), np.zeros(1), masks, ("test/good/0.png",)), np.zeros((1, 3, 8, 8)))
+    scores = Scores(np.zeros((3, 1, 8, 8), np.float32), np.zeros(1), np.zeros((1, 8, 8), bool), ("test/good/0.png",))
+    record.save_maps(put(batch, result) / "runs" / result["run_id"], scores, np.zeros((1, 3, 8, 8)))
     for part in ("tables", "figures"):
         (batch / part).mkdir()
         (batch / part / "one.png").touch()

@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import json
-import os
-import re
 import shutil
 import tomllib
 from fnmatch import fnmatch
@@ -15,9 +13,8 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 from helpers import REPO
-from made_up_runs import run
+from made_up_runs import failed, put, run
 
-from rdlib.config import Config
 from rdlib.errors import InputError
 from rdlib.report import figures, page, plots, runs, tables
 from rdlib.run import plan, record
@@ -62,18 +59,9 @@ class Parsed(HTMLParser):
         return " ".join(self.all("body")[0][2].split())
 
 
-def batch(folder, *runs, failed=()):
-    """A results folder with these runs; failed: those that did not finish"""
-    for result in runs:
-        put(folder / "runs" / result["run_id"] / "result.json", result)
-    for failure in failed:
-        put(folder / "runs" / failure["run_id"] / "result.json", failure)
-    return folder
-
-
-def put(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+def failure(category="brick", **more):
+    reason = {"status": "diverged", "reason": "loss is nan in epoch 3"}
+    return failed(**reason, dataset="demo", category=category, epochs=15) | more
 
 
 def picture(folder, name, **words):
@@ -94,12 +82,6 @@ def parsed(folder, **more):
     return Parsed(page.page(folder, **more))
 
 
-def failure(run_id="main-demo-brick-lite0.128px.15ep-s0", **more):
-    config, when = demo_run()["config"], "2026-11-24T00:00:00+00:00"
-    parts = {"format": record.FORMAT, "run_id": run_id, "config": config, "finished_at": when}
-    return parts | {"status": "diverged", "reason": "loss is nan in epoch 3", "attempts": 1} | more
-
-
 def demo_run(category="brick", seed=0, **more):
     return run(dataset="demo", category=category, seed=seed, epochs=15, **more)
 
@@ -111,7 +93,7 @@ PAPER = {"teacher": "wide_resnet50_2", "image_size": 256}
 def full(tmp_path):
     """Two seeds of carpet at the paper's setting, with tables and a figure as the notebooks write them."""
     made = [run(value, category="carpet", seed=seed, **PAPER) for seed, value in enumerate((0.90, 0.92))]
-    folder = batch(tmp_path / "paper", *made)
+    folder = put(tmp_path / "paper", *made)
     write_table(folder, "table1_256", [r["run_id"] for r in made], "Table 1: image AUROC, %")
     write_table(folder, "table1_128", evidence="unverified", caption="Table 1 at 128 px")
     effects = pd.DataFrame({"factor": ["a", "b"], "mean": ["+0.50", "-1.25"]}).set_index("factor")
@@ -167,15 +149,13 @@ def test_cells_are_sorted_by_their_number_and_those_without_one_come_last(full):
     ((name, cells),) = table["rows"]
     assert [heading for heading, number in table["heads"] if number] == ["paper", "ours", "difference"]
     assert [cell["sort"] for cell in cells] == ["98.9", "91.0", "-7.9", "lower", "s0 s1"]
-    assert [page._number(t) for t in ("1,234.5 s", "+0.50", "-7.9", "98.9†", ".5", "1e-3", "not run", "", "–")] == [
-        *("1234.5", "0.50", "-7.9", "98.9", ".5", "1e-3"),
-        *("", "", ""),
-    ]
+    numbers = {"1,234.5 s": "1234.5", "+0.50": "0.50", "-7.9": "-7.9", "98.9†": "98.9", ".5": ".5", "1e-3": "1e-3", "not run": "", "–": ""}
+    assert [page._number(text) for text in numbers] == list(numbers.values())
 
 
 def test_the_headline_is_the_mean_of_what_was_run(full, tmp_path):
     assert parsed(full).texts("p", **{"class": "lede"}) == ["MVTec AD, carpet: image AUROC 91.0 % (2 seeds)."]
-    two = batch(tmp_path / "demo", demo_run(value=0.5), demo_run("coin", value=0.7), demo_run("coin", value=0.9, seed=1))
+    two = put(tmp_path / "demo", demo_run(value=0.5), demo_run("coin", value=0.7), demo_run("coin", value=0.9, seed=1))
     assert parsed(two).texts("p", **{"class": "lede"}) == ["Demo set, mean of 2 categories: image AUROC 65.0 % (2 seeds)."]
 
 
@@ -186,10 +166,10 @@ def novelty_run(digit, value=0.9):
 def test_the_setting_is_that_of_the_runs_the_headline_is_about(full, tmp_path):
     """A batch of novelty runs only is neither WRN50-2 nor 256 px; one without its own setting has none."""
     assert "teacher wide_resnet50_2 at 256 px" in parsed(full).text
-    found = parsed(batch(tmp_path / "scratch", *(novelty_run(k, 0.8 + k / 100) for k in range(9))))
+    found = parsed(put(tmp_path / "scratch", *(novelty_run(k, 0.8 + k / 100) for k in range(9))))
     assert found.texts("p", **{"class": "lede"}) == ["fashion_mnist, mean of 9 classes: image AUROC 84.0 % (1 seed)."]
     assert "Last epoch, teacher efficientnet_lite0 at 32 px, 2 epochs. Only numbers of the same" in found.text
-    text = parsed(batch(tmp_path / "other", demo_run(loss="pixel"))).text
+    text = parsed(put(tmp_path / "other", demo_run(loss="pixel"))).text
     assert "No run of a headline number is done yet." in text and "Last epoch, teacher" not in text and "WRN50-2" not in text
 
 
@@ -209,7 +189,7 @@ def test_tables_stand_in_the_order_of_the_notebooks_and_ones_own_at_the_end(full
 def test_a_run_shows_parameters_metrics_and_provenance(tmp_path):
     result = demo_run(loss="pixel", metrics={"pixel_auroc": None}) | {"undefined": {"pixel_auroc": "no normal pixel"}}
     result["provenance"] |= {"cpu": "A processor", "packages": {"torch": "9.9"}}
-    found = parsed(batch(tmp_path / "demo", result))
+    found = parsed(put(tmp_path / "demo", result))
     assert found.texts("mark") == ["marked", "pixel", "15"], "only what departs from the data set's defaults is marked"
     assert "undefined no normal pixel" in found.texts("td", **{"class": "num"})
     assert "A processor" in found.texts("td") and "torch 9.9" in found.texts("td")
@@ -220,13 +200,9 @@ def test_a_figure_brings_its_heading_and_alternative_text(full):
     found = parsed(full)
     assert "Failures" in found.texts("h3")
     assert found.all("img")[0][1]["alt"] == "Rows of images with the lowest scores" in found.texts("figcaption")[0]
-
-
-def test_a_figure_that_nobody_described_is_shown_all_the_same(full):
-    picture(full, "new_one")
+    picture(full, "new_one")  # that nobody described
     found = parsed(full)
-    assert "new one" in found.texts("h3")
-    assert found.all("img")[-1][1]["alt"].startswith("Figure new one")
+    assert "new one" in found.texts("h3") and found.all("img")[-1][1]["alt"].startswith("Figure new one")
 
 
 def test_the_same_batch_gives_the_same_page(full):
@@ -249,7 +225,7 @@ def test_the_reference_is_all_there_and_small(demo):
 
 
 def test_runs_done_failed_and_left_are_counted(tmp_path):
-    folder = batch(tmp_path / "demo", demo_run("brick"), failed=[failure("main-demo-coin-lite0.128px.15ep-s0")])
+    folder = put(tmp_path / "demo", demo_run("brick"), failure("coin"))
     whole = page.status(page._planned("demo", ""), runs.load(folder))
     count = len(plan.runs("demo"))
     assert (whole["planned"], whole["done"], whole["failed"], whole["left"], whole["other"]) == (count, 1, 1, count - 2, 0)
@@ -263,27 +239,20 @@ def tiles(found):
 
 def test_what_runs_now_and_the_time_left_are_tiles(tmp_path):
     """One run in a minute: what is left takes as many minutes. Another run is claimed by a process."""
-    folder = batch(tmp_path / "demo", demo_run("brick"))
-    (folder / ".batch.started").touch()
-    began = (folder / "runs" / demo_run("brick")["run_id"] / "result.json").stat().st_mtime - 60
-    os.utime(folder / ".batch.started", (began, began))
+    result = demo_run("brick")
+    folder = put(tmp_path / "demo", result | {"timing": result["timing"] | {"fit_s": 60}})
     (folder / "locks").mkdir()
     count = len(plan.runs("demo"))
     with FileLock(folder / "locks" / demo_run("coin")["run_id"]):
         shown = tiles(parsed(folder))
     assert shown["of these running"] == "1" and shown["left"] == str(count - 1)
     assert shown["time left, about"] == f"{(count - 1) / 60:.1f} h"
-    (folder / ".batch.started").unlink()
     assert tiles(parsed(folder))["time left, about"] == "unknown"
-
-
-def test_a_finished_batch_has_no_time_left(demo):
-    assert list(tiles(Parsed(demo)))[:4] == ["runs done", "failed", "left", "training and scoring"]
 
 
 def test_a_run_outside_the_plan_is_not_counted_as_planned(tmp_path):
     mine = demo_run("brick", seed=7)
-    folder = batch(tmp_path / "demo", mine)
+    folder = put(tmp_path / "demo", mine)
     whole = page.status(page._planned("demo", ""), runs.load(folder))
     assert whole["done"] == 0 and whole["other"] == 1 and whole["left"] == whole["planned"]
     assert "1 more belong to no plan" in parsed(folder).text
@@ -291,66 +260,44 @@ def test_a_run_outside_the_plan_is_not_counted_as_planned(tmp_path):
 
 @pytest.mark.parametrize("name", ["scratch", "cpu"])
 def test_without_a_plan_what_is_left_is_unknown(tmp_path, name):
-    assert "How many are left is unknown" in parsed(batch(tmp_path / name, demo_run())).text
+    assert "How many are left is unknown" in parsed(put(tmp_path / name, demo_run())).text
 
 
 def test_the_plan_of_cpu_follows_its_data(tmp_path):
     (tmp_path / "data" / "bottle" / "train" / "good").mkdir(parents=True)
-    found = parsed(batch(tmp_path / "cpu", demo_run()), data=str(tmp_path / "data"))
+    found = parsed(put(tmp_path / "cpu", demo_run()), data=str(tmp_path / "data"))
     assert "0 of" in found.text and "runs done, 0 running" in found.text
 
 
-def test_runs_of_changed_weights_are_refused(tmp_path):
-    other = demo_run("brick")
-    other = other | {"provenance": other["provenance"] | {"teacher_sha256": "changed"}}
-    with pytest.raises(InputError, match="different teacher weights"):
-        page.page(batch(tmp_path / "demo", demo_run("coin"), other))
-
-
 def test_failed_runs_are_shown_with_their_reason(tmp_path):
-    found = parsed(batch(tmp_path / "demo", demo_run("coin"), failed=[failure(attempts=3)]))
+    found = parsed(put(tmp_path / "demo", demo_run("coin"), failure(attempts=3)))
     assert rows_of(found, "failed") == {failure()["run_id"]: ["diverged", "3", "loss is nan in epoch 3"]}
 
 
 def test_the_table_of_failures_is_not_shown_twice(tmp_path):
-    folder = batch(tmp_path / "demo", demo_run("coin"), failed=[failure()])
+    folder = put(tmp_path / "demo", demo_run("coin"), failure())
     tables.failures(folder, runs.load(folder))
     assert (folder / "tables" / "failures.csv").is_file() and parsed(folder).text.count("loss is nan in epoch 3") == 1
 
 
-def test_a_failure_recorded_as_a_result_is_shown_too(tmp_path):
-    cfg = Config.create(dataset="demo", category="brick", epochs=15, seed=0)
-    folder = batch(tmp_path / "demo", demo_run("coin"))
-    record.write_failure(folder / "runs" / cfg.run_id / "result.json", cfg, status="failed", reason="no memory", attempts=2)
-    found = parsed(folder)
-    assert rows_of(found, "failed") == {cfg.run_id: ["failed", "2", "no memory"]}
-
-
 def test_a_batch_of_failures_only_has_a_page(tmp_path):
-    found = parsed(batch(tmp_path / "demo", failed=[failure()]))
+    found = parsed(put(tmp_path / "demo", failure()))
     assert "loss is nan in epoch 3" in found.text and "No run of a headline number is done yet." in found.text
 
 
 def test_a_partial_batch_says_what_is_missing(tmp_path):
-    text = parsed(batch(tmp_path / "demo", demo_run())).text
+    text = parsed(put(tmp_path / "demo", demo_run())).text
     assert "Not made yet (1 of the 25 runs are done): table1 256, table1 128, table2 pixel auroc, table2 pro, same teacher." in text
     assert "Not made yet (0 of the 20 runs are done): table4, table4 classes." in text
     assert "No figure was made yet." in text
 
 
-def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no run files .* run `make reproduce` first"):
-        page.page(tmp_path / "demo")
-
-
 NOT_OURS = {
     "nothing": "",
-    "no table": "<p>text</p>",
     "cut off": "<table><thead><tr><th>a</th></tr></thead><tbody><tr><td>1",
     "a script": "<table><thead><tr><th><script>alert(1)</script></th></tr></thead></table>",
     "an image": "<table><thead><tr><th><img src='x' onerror='alert(1)'/></th></tr></thead></table>",
     "a handler": "<table onclick='alert(1)'><thead><tr><th>a</th></tr></thead></table>",
-    "a style": "<table style='position: fixed'><thead><tr><th>a</th></tr></thead></table>",
     "a foreign link": "<table><thead><tr><th><a href='https://example.org/'>a</a></th></tr></thead></table>",
     "a script link": "<table><thead><tr><th><a href='javascript:alert(1)'>a</a></th></tr></thead></table>",
     "a way out": "<table><thead><tr><th><a href='../runs/../../x/result.json'>a</a></th></tr></thead></table>",
@@ -385,8 +332,9 @@ def test_nothing_that_comes_from_a_file_becomes_markup(tmp_path, monkeypatch):
     result["config"] |= {"category": EVIL, "method": EVIL, "label": EVIL}
     result["undefined"] = {"image_ap": EVIL}
     result["provenance"] |= {"cpu": EVIL, "os": EVIL, "packages": {EVIL: EVIL}}
-    folder = batch(tmp_path / "demo", result, failed=[])
-    put(folder / "runs" / "x" / "result.json", failure(EVIL, reason=EVIL, status=EVIL))
+    folder = put(tmp_path / "demo", result)
+    (folder / "runs/x").mkdir()
+    (folder / "runs/x/result.json").write_text(json.dumps(failure(run_id=EVIL, reason=EVIL, status=EVIL)))
     monkeypatch.setattr(runs, "_variant", lambda *_: "")
     write_table(folder, "table5", caption=EVIL, column=[EVIL, "b"])
     tables.write(folder, "mine", pd.DataFrame({EVIL: [EVIL]}), pd.DataFrame({EVIL: [EVIL]}, index=[EVIL]), EVIL)
@@ -433,17 +381,11 @@ def test_the_template_is_installed_with_the_package():
 # --- For everybody ------------------------------------------------------------------------------------------------
 
 
-def test_pictures_have_words_tables_have_names_headings_have_an_order(demo):
+def test_pictures_have_words_and_tables_have_names(demo):
+    """Beside what axe looks at in test_page_browser."""
     found = Parsed(demo)
     assert len(found.all("img")) > 20 and all(len(e[1]["alt"]) > 20 for e in found.all("img"))
-    assert all(e[1].get("aria-label") for e in found.all("svg"))
     assert len(found.all("caption")) == len(found.all("table")) and all(found.texts("caption"))
-    assert all(e[1].get("scope") in ("row", "col", "colgroup") for e in found.all("th"))
-    levels = [int(e[0][1]) for e in found.elements if re.fullmatch("h[1-6]", e[0])]
-    assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:]))
-    for landmark in ("header", "nav", "main", "footer"):
-        assert len(found.all(landmark)) == 1
-    assert found.all("html")[0][1]["lang"] == "en"
 
 
 def test_every_link_inside_the_page_leads_somewhere(demo):
@@ -471,7 +413,7 @@ def with_maps(folder, masks=True):
     if not masks:
         for row in result["images"]:
             del row["anomalous_pixels"]
-    batch(folder, result)
+    put(folder, result)
     maps = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
     np.savez(
         folder / "runs" / result["run_id"] / "maps.npz",
@@ -489,11 +431,8 @@ def test_strips_are_chosen_among_the_images_that_were_kept(tmp_path):
     assert [r["path"] for r in found["rows"]] == ["test/a", "test/b"] and not found["all"]
     assert (found["low"], found["high"]) == (0, 6), "one scale: sum of three maps, the greatest of both images"
     assert (found["rows"][0]["width"], found["rows"][0]["height"]) == (3 * 4 + 2 * 4, 4), "image, ground truth, map, and gaps of 4"
-
-
-def test_without_masks_there_is_no_ground_truth_to_show(tmp_path):
-    found = page.worst_images(with_maps(tmp_path, masks=False), tmp_path)
-    assert found["rows"][0]["width"] == 2 * 4 + 4
+    bare = page.worst_images(with_maps(tmp_path, masks=False), tmp_path)
+    assert bare["rows"][0]["width"] == 2 * 4 + 4, "without masks there is no ground truth to show"
 
 
 def test_without_maps_only_names_and_scores(tmp_path):
@@ -507,7 +446,3 @@ def test_a_strip_is_coloured_from_low_to_high():
     strip = np.asarray(page._strip(np.zeros((3, 2, 2), np.uint8), None, np.array([[0.0, 1.0], [2.0, 4.0]]), 0.0, 4.0))
     dark, bright = strip[0, -2], strip[1, -1]
     assert strip.shape == (2, 8, 3) and dark.max() < 10 and bright.min() > 150 and (strip[:, :2] == 0).all()
-
-
-def test_the_identity_of_a_run_is_made_of_known_fields():
-    assert set(page.IDENTITY) <= set(Config.__dataclass_fields__)

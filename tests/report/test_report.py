@@ -15,14 +15,15 @@ TABLES = sorted(name for name, report in plan.REPORTS.items() if report.tables)
 
 
 @pytest.fixture
-def tables(tmp_path, monkeypatch):
+def tables(tmp_path_factory, monkeypatch):
     """tables(notebook, *results): its CSV files, name -> frame, made from these run files."""
     monkeypatch.setattr(figures, "save_figure", lambda *_, **__: None)
 
     def made(name, *results, **changes):
-        execute(name, put(tmp_path / "in", *results), tmp_path / "out", monkeypatch, **changes)
+        folder = put(tmp_path_factory.mktemp("batch"), *results)
+        execute(name, folder, folder, monkeypatch, **changes)
         read = {"row": str, "runs": str, "failed": str, "evidence": str}
-        return {p.stem: pd.read_csv(p, dtype=read, keep_default_na=False, na_values=[""]) for p in (tmp_path / "out/tables").glob("*.csv")}
+        return {p.stem: pd.read_csv(p, dtype=read, keep_default_na=False, na_values=[""]) for p in (folder / "tables").glob("*.csv")}
 
     return made
 
@@ -90,9 +91,6 @@ def test_only_the_papers_teacher_and_weights_get_a_verdict(tables):
         for r in alike:
             r["provenance"]["weights"] = weights
         assert of(tables("04_mvtec", *alike)["table1_256"], "verdict")["carpet"] == expected
-
-
-def test_another_teacher_is_another_setting(tables):
     cells = tables("04_mvtec", *[run(0.989 + 0.0001 * s, teacher="resnet18", seed=s) for s in (0, 1)])["table1_256"]
     assert (of(cells, "verdict")["carpet"], of(cells, "paper")["carpet"]) == ("different setting", 98.9)
 
@@ -135,19 +133,14 @@ def test_methods_are_compared_on_seed_0_of_the_categories_all_have_run(tables):
     cells = tables("04_mvtec", *results)["same_teacher"].query("column == 'image_auroc'")
     assert of(cells, "ours") == {"reverse distillation (ours)": 90, "conventional distillation": 80, "PaDiM": 70, "SPADE": 60}
     assert all(len(ids.split()) == 2 for ids in cells["runs"]) and cells["paper"].isna().all()
+    assert set(tables("04_mvtec", run(), run(method="padim"))["same_teacher"]["verdict"]) == {"not run"}, "no category that all have"
 
 
 def test_a_method_that_failed_on_a_category_has_no_average_and_the_others_keep_theirs(tables):
-    results = [
-        run(0.9 if c == "wood" else 0.7, method=m, category=c) for m in METHODS for c in ("carpet", "wood") if (m, c) != ("padim", "wood")
-    ]
+    results = [run(0.7, method=m) for m in METHODS] + [run(0.9, method=m, category="wood") for m in METHODS if m != "padim"]
     cells = tables("04_mvtec", *results, failed(method="padim", category="wood"))["same_teacher"]
     assert set(cells.query("row == 'PaDiM'")["verdict"]) == {"failed"}
     assert cells.query("row != 'PaDiM'")["ours"].tolist() == pytest.approx([80] * 12)
-
-
-def test_methods_without_a_shared_category_are_not_run(tables):
-    assert set(tables("04_mvtec", run(), run(method="padim"))["same_teacher"]["verdict"]) == {"not run"}
 
 
 def novelty(dataset, values, **params):
@@ -158,17 +151,11 @@ def test_table_4_is_the_mean_over_ten_classes_of_one_setting(tables):
     results = novelty("digits", [0.5] * 5 + [0.7] * 5) + novelty("mnist", [0.9] * 9)
     results += [r for s, v in ((0, 0.95), (1, 0.951)) for r in novelty("fashion_mnist", [v] * 10, seed=s)]
     results += novelty("cifar10", [0.865] * 10, teacher="efficientnet_lite0")
-    results += (
-        novelty("digits", [0.9] * 3, image_size=64) + novelty("digits", [0.9] * 3, epochs=7) + novelty("digits", [0.9] * 3, sigma=4.0)
-    )
+    results += [r for other in ({"image_size": 64}, {"epochs": 7}, {"sigma": 4.0}) for r in novelty("digits", [0.9] * 3, **other)]
     found = tables("06_novelty", *results)
     cells = found["table4"]
-    assert of(cells, "verdict") == {
-        "mnist": "not run",
-        "fashion_mnist": "agrees",
-        "cifar10": "different setting",
-        "digits": "not published",
-    }
+    verdicts = {"mnist": "not run", "fashion_mnist": "agrees", "cifar10": "different setting", "digits": "not published"}
+    assert of(cells, "verdict") == verdicts
     assert of(cells, "ours")["digits"] == 60 and of(cells, "n")["fashion_mnist"] == 2
     digits = found["table4_classes"].query("column == 'digits'")
     assert digits["row"].tolist() == list("0123456789") and digits["ours"].tolist() == [50] * 5 + [70] * 5
@@ -204,13 +191,8 @@ def test_ablations_of_the_whole_data_set(tables):
     full = "Pre+OCE+MFF (full model)"
     assert by_row(found["table5"]) == {"Pre (pre-trained bottleneck)": "agrees", "Pre+OCE": "not run", full: "agrees"}
     assert by_row(found["table5"], value="paper") == {"Pre (pre-trained bottleneck)": 96.0, "Pre+OCE": 97.9, full: 98.5}
-    assert by_row(found["table6"]) == {
-        "M1": "not published",
-        "M2": "not run",
-        "M3": "not run",
-        "M2+M3": "not published",
-        "M1+M2+M3": "agrees",
-    }
+    verdicts = {"M1": "not published", "M2": "not run", "M3": "not run", "M2+M3": "not published", "M1+M2+M3": "agrees"}
+    assert by_row(found["table6"]) == verdicts
     ours = by_row(found["table6"], value="ours")
     assert (ours["M1"], ours["M2+M3"]) == (50, 75)
     assert by_row(found["table7"]) == {"resnet18": "not run", "resnet50": "not run", "wide_resnet50_2": "agrees"}
@@ -223,11 +205,8 @@ def test_ablations_of_some_categories_are_another_setting_and_say_what_failed(ta
     rows = {"Pre (pre-trained bottleneck)": "not run", "Pre+OCE": "failed", "Pre+OCE+MFF (full model)": "different setting"}
     assert by_row(found["table5"], "PRO") == rows, "wood has no run of the first row"
     assert by_row(found["table7"], "PRO") == {"resnet18": "failed", "resnet50": "not run", "wide_resnet50_2": "different setting"}
-
-
-def test_a_failed_category_takes_every_row_of_table_6(tables):
     found = tables("07_ablations", run(category="wood"), failed(category="carpet"))["table6"]
-    assert set(found["verdict"]) == {"failed"} and found["ours"].isna().all()
+    assert set(found["verdict"]) == {"failed"} and found["ours"].isna().all(), "a failed category takes every row"
 
 
 def test_table_7_adds_the_teachers_that_were_used(tables):
@@ -249,9 +228,8 @@ def test_deviations_by_hand(tables):
     rules = {rule: {"image_auroc": v, "image_ap": v} for rule, v in (("max", 0.8), ("sum", 0.7))}
     looks = [{"image_auroc": 0.7, "pixel_auroc": 0.6}, {"image_auroc": 0.9, "pixel_auroc": None}]
     base = run(0.8, metrics={"au_pro": 0.5}, by_image_score=rules, history=looks)
-    found = deviations(
-        tables, base, run(0.84, seed=1), run(0.7, loss="pixel"), run(0.94, seed=1, loss="pixel"), failed(seed=2), run(0.9, beta2=0.9)
-    )
+    others = [run(0.84, seed=1), run(0.7, loss="pixel"), run(0.94, seed=1, loss="pixel"), failed(seed=2), run(0.9, beta2=0.9)]
+    found = deviations(tables, base, *others)
     rows = {
         ("another seed", "image_auroc"): [0, -2, 2, 2],
         ("loss = pixel (at 256 px)", "pixel_auroc"): [0, -10, 10, 2],
@@ -264,6 +242,7 @@ def test_deviations_by_hand(tables):
     for key, expected in rows.items():
         assert found.loc[key].tolist() == pytest.approx(expected, abs=1e-4), key
     assert ("image score = sum", "pixel_auroc") not in found.index
+    assert {key[0] for key in deviations(tables, run()).index} == {"PRO = MVTec's, pooled"}, "one run has no noise and no effect"
 
 
 @pytest.mark.parametrize("looks", [[0.7], [0.9, 0.6], [0.8, 0.8]])
@@ -272,19 +251,9 @@ def test_the_best_epoch_on_test_is_never_worse(tables, looks):
     assert found.loc["image_auroc", "mean"] == pytest.approx(100 * max(0, max(looks) - 0.8), abs=1e-4) and (found["mean"] >= 0).all()
 
 
-def test_one_run_has_no_noise_and_no_effect(tables):
-    found = deviations(tables, run())
-    assert [key[0] for key in found.index] == ["PRO = MVTec's, pooled"]
-
-
 def test_bottleneck_backbone_and_method_are_tabled_elsewhere_and_size_against_the_main_one(tables):
-    results = [
-        run(0.9),
-        run(0.9, category="wood"),
-        run(0.5, bottleneck="pre"),
-        run(0.5, teacher="resnet18"),
-        run(0.5, method="conventional"),
-    ]
+    others = ({"bottleneck": "pre"}, {"teacher": "resnet18"}, {"method": "conventional"})
+    results = [run(0.9), run(0.9, category="wood"), *(run(0.5, **other) for other in others)]
     results += [run(0.6, image_size=128), run(0.7, image_size=128, resize="no_antialias")]
     factors = {key[0] for key in deviations(tables, *results).index}
     assert factors == {"PRO = MVTec's, pooled", "image_size = 128", "resize = no_antialias (at 128 px)"}
@@ -319,9 +288,7 @@ def test_a_cost_run_that_failed_says_so(tables):
 
 def test_figures_carry_a_caption_and_a_text_for_those_who_cannot_see_them(tmp_path, monkeypatch):
     saved = {}
-    monkeypatch.setattr(
-        figures, "save_figure", lambda figure, stem, formats, caption, alt: saved.update({stem.name: (formats, caption, alt)})
-    )
+    monkeypatch.setattr(figures, "save_figure", lambda _, stem, formats, caption, alt: saved.update({stem.name: (formats, caption, alt)}))
     for name in TABLES:
         execute(name, REFERENCE / "demo", tmp_path, monkeypatch)
     assert set(saved) == {figure for name in TABLES for figure in plan.REPORTS[name].figures}

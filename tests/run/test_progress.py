@@ -58,14 +58,8 @@ def test_what_cannot_be_locked_does_not_run(tmp_path, monkeypatch):
     assert progress(tmp_path, PLANNED).running == 0
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[]", "null", "3"])
+@pytest.mark.parametrize("text", ["{", "{}", "null"])
 def test_a_damaged_result_is_left_to_do(tmp_path, text):
     put(tmp_path, "run0")
     (tmp_path / "runs/run0/result.json").write_text(text)
     assert progress(tmp_path, PLANNED).left == 10
-
-
-def test_all_done_has_no_time_left(tmp_path):
-    for run_id in PLANNED:
-        put(tmp_path, run_id)
-    assert str(progress(tmp_path, PLANNED)) == "10 of 10 runs done, 0 running, 0 left, 0 failed"
