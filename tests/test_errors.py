@@ -47,12 +47,12 @@ def test_another_runtime_error_stays_what_it_is():
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["progress", "typo"], "profile='typo': must be one of demo, cpu, paper"),
-        (["reference", "typo"], "profile='typo': must be one of demo, cpu, paper"),
-        (["page", "results/typo"], "results/typo: no run files"),
-        (["gpus", "0 1", "true"], "devices separated by commas"),
-        (["compare", "broken", "broken"], "broken/runs/x/result.json: "),
-        (["failure", "file/result.json", "x", '{"dataset": "demo", "category": "brick"}', "3", "3"], "file/result.json: cannot be written"),
+        (["run/progress", "typo"], "profile='typo': must be one of demo, cpu, paper"),
+        (["batch/reference", "typo"], "profile='typo': must be one of demo, cpu, paper"),
+        (["report/page", "results/typo"], "results/typo: no run files"),
+        (["batch/gpus", "0 1", "true"], "devices separated by commas"),
+        (["batch/compare", "broken", "broken"], "broken/runs/x/result.json: "),
+        (["batch/failure", "file/result.json", "x", '{"dataset": "demo", "category": "brick"}', "3", "3"], "file/result.json: cannot be written"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
