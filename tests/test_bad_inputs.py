@@ -74,7 +74,7 @@ def case(what, kind, *words):
 # --- A data folder in MVTec layout --------------------------------------------------------------------------------
 
 
-def spoilt(spoil, **params):
+def after_spoiling(spoil, **params):
     """Load a folder of four training and four test images after `spoil(folder)`."""
 
     def use(tmp):
@@ -86,7 +86,7 @@ def spoilt(spoil, **params):
 
 
 def folder_case(what, kind, spoil, *words, **params):
-    CASES.append(Case(what, kind, words, spoilt(spoil, **params)))
+    CASES.append(Case(what, kind, words, after_spoiling(spoil, **params)))
 
 
 def truncate(path, keep):

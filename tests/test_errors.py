@@ -52,7 +52,10 @@ def test_another_runtime_error_stays_what_it_is():
         (["report/page", "results/typo"], "results/typo: no run files"),
         (["batch/gpus", "0 1", "true"], "devices separated by commas"),
         (["batch/compare", "broken", "broken"], "broken/runs/x/result.json: "),
-        (["batch/failure", "file/result.json", "x", '{"dataset": "demo", "category": "brick"}', "3", "3"], "file/result.json: cannot be written"),
+        (
+            ["batch/failure", "file/result.json", "x", '{"dataset": "demo", "category": "brick"}', "3", "3"],
+            "file/result.json: cannot be written",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -87,7 +87,7 @@ def survives(fault: Fault) -> bool:
 
 def main() -> None:
     if not survives(NOTHING):
-        raise SystemExit("the tests fail on a copy without a fault; mend that first")
+        raise SystemExit("the tests fail on a copy without a fault; correct that first")
     survivors = []
     for fault in FAULTS:
         survivors += [fault.name] if survives(fault) else []
