@@ -54,7 +54,7 @@ def test_code_in_a_parameter_is_written_as_a_literal(tmp_path, name, number):
     assert namespace[name] == value and not (tmp_path / "mark").exists()
 
 
-IN_A_CONFIG = [n for n, field in Config.__dataclass_fields__.items() if field.type == "str"]
+IN_A_CONFIG = [n for n in NAMES if n in Config.__dataclass_fields__]
 
 
 @pytest.mark.parametrize("name", IN_A_CONFIG)
