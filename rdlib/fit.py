@@ -17,7 +17,7 @@ from rdlib.data import ImageSet
 from rdlib.distance import LOSSES
 from rdlib.errors import InputError
 from rdlib.features import Rows, Store, TeacherFeatures
-from rdlib.inference import autocast, device_of, to_batch
+from rdlib.inference import autocast, device_of, layout_of, to_batch
 from rdlib.model import Distillation
 
 WARM_UP = 3  # full batches before the step is captured in a CUDA graph; steps of the training as all others
@@ -78,7 +78,8 @@ def fit(
     if memorises:
         model.memorise(features)
         return []
-    model.to(memory_format=torch.channels_last)
+    layout = layout_of(cfg)
+    model.to(memory_format=layout)
     images = Rows([train.images], features.device) if model.sees_images else None
     optimiser = optimiser_of(model, cfg)
     order = torch.Generator().manual_seed(cfg.torch_seed)
@@ -88,9 +89,12 @@ def fit(
     for epoch in range(len(losses) + 1, cfg.epochs + 1):
         parts = list(batches(len(train), cfg.batch_size, order))
         # Kept on the device until here, so that no step waits for the one before.
-        found = torch.stack([take(features[i], to_batch(images[i][0], features.device) if images else None) for i in parts]).tolist()
+        found = []
+        for i in parts:
+            teacher_feats = [f.contiguous(memory_format=layout) for f in features[i]]
+            found.append(take(teacher_feats, to_batch(images[i][0], features.device) if images else None))
         total = 0.0  # not by `sum`, which rounds otherwise from Python 3.12 on
-        for loss, indices in zip(found, parts):
+        for loss, indices in zip(torch.stack(found).tolist(), parts):
             if not math.isfinite(loss):
                 names = ", ".join(train.paths[i] for i in indices)
                 raise FloatingPointError(f"loss is {loss} in epoch {epoch}; try a smaller lr. Batch: {names}")

@@ -154,11 +154,13 @@ class OnePosition(nn.Conv2d):
 
 
 def only_seen_taps(module: Module) -> Module:
-    """Let every 3x3 convolution of the module compute as `OnePosition`, before training; names and shapes of its state stay.
-
-    Nothing calls it yet: it rounds otherwise, so NUMERICS has to rise with it.
-    """
+    """Let every 3x3 convolution of the module compute as `OnePosition`; names and shapes of its state stay."""
     for conv in module.modules():
         if type(conv) is nn.Conv2d and (conv.kernel_size, conv.padding, conv.dilation, conv.groups) == ((3, 3), (1, 1), (1, 1), 1):
             conv.__class__ = OnePosition
     return module
+
+
+def layout_of(cfg: Config) -> torch.memory_format:
+    """How training lays out tensors: channels last, but not where the maps are so small that it costs more than it saves (`make bench`)."""
+    return torch.contiguous_format if cfg.image_size == 32 else torch.channels_last

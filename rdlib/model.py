@@ -20,6 +20,7 @@ from torchvision.models.resnet import Bottleneck
 from rdlib.config import Config
 from rdlib.distance import distance_maps
 from rdlib.errors import InputError
+from rdlib.inference import only_seen_taps
 from rdlib.teachers import Architecture, Frozen, probe, trainable_copy
 
 # --- OCBE: MFF, then OCE ------------------------------------------------------------------------------------------
@@ -204,7 +205,7 @@ def build(cfg: Config, teacher: nn.Module) -> ReverseDistillation:
     arch = getattr(teacher, "arch", None) or probe(teacher, cfg.image_size)
     if max(cfg.scales) > len(arch.channels):
         raise InputError(f"scales={cfg.scales}: the teacher has {len(arch.channels)} feature maps")
-    return ReverseDistillation(teacher, build_bottleneck(cfg, arch, teacher), Student(arch))
+    return ReverseDistillation(teacher, only_seen_taps(build_bottleneck(cfg, arch, teacher)), Student(arch))
 
 
 def build_bottleneck(cfg: Config, arch: Architecture, teacher: nn.Module) -> nn.Module:
