@@ -10,7 +10,7 @@ from test_record import CFG, HARDWARE, begun, files, made_up_scores, write
 
 from rdlib.errors import InputError
 from rdlib.run import checkpoint, record, session
-from rdlib.run.files import HALF_WRITTEN
+from rdlib.run.files import HALF_WRITTEN, NUMERICS
 
 
 def test_a_second_process_waits_for_the_first(tmp_path):
