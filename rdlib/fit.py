@@ -73,17 +73,18 @@ def fit(
     raises: FloatingPointError, at the end of the epoch, naming the files of the first batch whose loss is not finite, or what the last
         step left that is not
     """
-    memorises = hasattr(model, "memorise")
-    features = TeacherFeatures(model.teacher, train.images, cfg, store, "train features", keep=not memorises)
-    if memorises:
-        model.memorise(features)
+    if hasattr(model, "memorise"):
+        model.memorise(TeacherFeatures(model.teacher, train.images, cfg, store, "train features", keep=False))
         return []
     layout = layout_of(cfg)
     model.to(memory_format=layout)
-    images = Rows([train.images], features.device) if model.sees_images else None
     optimiser = optimiser_of(model, cfg)
     order = torch.Generator().manual_seed(cfg.torch_seed)
     losses = restore(checkpoint, model, optimiser, order) if checkpoint else []
+    if len(losses) == cfg.epochs:  # a checkpoint of the last epoch: no features are needed
+        return losses
+    features = TeacherFeatures(model.teacher, train.images, cfg, store, "train features")
+    images = Rows([train.images], features.device) if model.sees_images else None
     take = Steps(model, optimiser, cfg, cuda_graph)
     model.train()
     for epoch in range(len(losses) + 1, cfg.epochs + 1):
