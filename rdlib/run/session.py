@@ -24,7 +24,7 @@ from rdlib.evaluate import details
 from rdlib.paths import resolve
 from rdlib.run import record
 from rdlib.run.cache import Store
-from rdlib.run.checkpoint import Checkpoint
+from rdlib.run.checkpoint import PREVIOUS, Checkpoint
 from rdlib.run.files import remove_half_written, write_atomically
 from rdlib.run.parameters import Where
 from rdlib.run.provenance import provenance
@@ -109,9 +109,11 @@ class Run:
             told = json.loads(file.read_text()) if file.is_file() and self.checkpoint.resumed_from == self.cfg.epochs else {}
             if told.items() >= self.model.items():
                 self.model = told
+                print(f"trained by {told['trained_by']}")
             else:
                 self.model |= {"trained_by": self.cfg.run_id, "fit_s": round(self.timing["fit_s"], 3)}
                 write_atomically(file, json.dumps(self.model, indent=1) + "\n")
+                (file.parent / PREVIOUS).unlink(missing_ok=True)
         finally:
             lock.release()
 
