@@ -75,7 +75,8 @@ def _copy(table: pd.DataFrame, source: Path, target: Path) -> None:
     for run_id in table["run_id"]:
         folder = target / "runs" / run_id
         folder.mkdir(parents=True)
-        shutil.copyfile(source / "runs" / run_id / "result.json", folder / "result.json")
+        for part in ("result.json", record.IMAGES):
+            shutil.copyfile(source / "runs" / run_id / part, folder / part)
     if runs.main_setting(table)["dataset"] == "demo":
         _copy_shown_maps(table, source / "runs", target / "runs")
 

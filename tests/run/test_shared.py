@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import TinyTeacher, config, mvtec_folder, picture, save
 
-from rdlib import data, fit, model, score
+from rdlib import data, features, fit, model, score
 from rdlib.errors import InputError
 from rdlib.evaluate import evaluate
 from rdlib.run import checkpoint, record
@@ -129,3 +129,29 @@ def test_while_one_trains_other_processes_wait(root, tmp_path):
     seen = []
     whole_run(root, tmp_path, on_epoch=lambda *_: seen.append(free()))
     assert seen == [False, False] and free()
+
+
+class Killed(Exception):
+    pass
+
+
+def test_another_category_goes_on_where_a_killed_training_was(root, tmp_path):
+    def kill(epoch, loss):
+        if epoch == 2:
+            raise Killed
+
+    alone = whole_run(root, tmp_path / "alone").done
+    with pytest.raises(Killed):
+        whole_run(root, tmp_path, "wood", on_epoch=kill, checkpoint_s=0)
+    second = whole_run(root, tmp_path).done
+    assert second["losses"] == alone["losses"] and second["metrics"] == alone["metrics"]
+    assert (second["provenance"]["resumed_from"], second["provenance"]["model"]["trained_by"]) == (1, second["run_id"])
+
+
+def test_features_that_fit_nowhere_are_computed_again_and_the_run_says_so(root, tmp_path, monkeypatch):
+    kept_somewhere = whole_run(root, tmp_path / "a", cache_dir=str(tmp_path / "cache")).done
+    monkeypatch.setattr(features, "MEMORY", 0)
+    nowhere = whole_run(root, tmp_path / "b", cache_dir=str(tmp_path / "cache"), cache_gb=0).done
+    assert kept_somewhere["provenance"]["shared"]["train features"] == "computed and kept"
+    assert nowhere["provenance"]["shared"]["train features"] == "not kept: 0.0 GB, limit 0.0 GB; recomputed"
+    assert nowhere["losses"] == pytest.approx(kept_somewhere["losses"], rel=1e-6)
