@@ -114,6 +114,13 @@ def keep_one(folder):
         path.unlink()
 
 
+@case("a fault in another category than the one tested, with `train_on=all`", "missing", "other: 1 problem(s)", "000.png: no mask")
+def _(tmp):
+    mvtec_folder(tmp / "made_up")
+    (mvtec_folder(tmp / "other") / "ground_truth/hole/000_mask.png").unlink()
+    data.load(config(train_on="all"), tmp)
+
+
 @case("no `data_root` for MVTec", "missing", "data_root is empty", "-p data_root data/mvtec")
 def _(tmp):
     data.load(config(), "")
@@ -321,6 +328,24 @@ parameters("unknown data set", "wrong value", {"dataset": "imagenet"}, "dataset=
 parameters("no category", "missing", {"category": ""}, "category='': dataset 'mvtec' needs one, for example 'bottle'")
 parameters("image size that is no multiple of 32", "wrong size", {"image_size": 100}, "image_size=100: must be a multiple of 32")
 parameters("learning rate that is not a number", "wrong value", {"lr": float("nan")}, "lr=nan: must be greater than 0")
+parameters(
+    "one model for all classes of a novelty set",
+    "wrong value",
+    {"train_on": "all", "dataset": "digits", "category": None, "normal_class": 3},
+    "train_on='all': one model for all categories needs a data set that has categories",
+)
+parameters(
+    "one model for all of a method that trains none",
+    "wrong value",
+    {"train_on": "all", "method": "padim", "epochs": 0},
+    "not dataset='mvtec' with method='padim'; take train_on='category'",
+)
+parameters(
+    "a look at one category's test set while training for all",
+    "wrong value",
+    {"train_on": "all", "evaluate_every": 2},
+    "evaluate_every=2: with train_on='all' one training serves every category; leave it 0",
+)
 parameters("negative number of epochs", "wrong value", {"epochs": -1}, "epochs=-1: must be 0 or greater")
 parameters("negative number of threads", "wrong value", {"threads": -2}, "threads=-2: must be 0 or greater")
 parameters("scales that are none", "wrong value", {"scales": "1;2"}, "scales='1;2': give scale numbers")

@@ -106,6 +106,8 @@ def from_notebook(namespace: dict[str, Any]) -> tuple[Config, Where]:
         output_folder("cache_dir", given["cache_dir"])
     cfg = Config.create(**{k: v for k, v in given.items() if k in settings})
     where = Where(**{k: v for k, v in given.items() if k in places})
+    if cfg.train_on == "all" and where.evaluate_every:
+        raise InputError(f"evaluate_every={where.evaluate_every}: with train_on='all' one training serves every category; leave it 0")
     return dataclasses.replace(cfg, weights_id=weights_id(cfg.teacher, where.weights)), where
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ BASELINES = ("conventional", "padim", "spade")
 BEST_ON_TEST = {"evaluate_every": 4}
 COST = {"experiment": "cost", "measure": True, "save_maps": False}
 TF32 = {"precision": "tf32"}
+UNIFIED = {"train_on": "all"}
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,10 @@ class Report:
 REPORTS = {
     "04_mvtec": Report(
         "Tables 1 and 2: MVTec AD, and the same teacher with other methods",
-        ("mvtec", "baselines"),
-        ("demo_image_auroc", "demo_pixel_auroc", "demo_pro", "table1_run", "table1_256", "table1_128", "table2_pixel_auroc", "table2_pro", "low_fpr", "same_teacher"),
+        ("mvtec", "baselines", "unified"),
+        ("demo_image_auroc", "demo_pixel_auroc", "demo_pro", "table1_run", "table1_256", "table1_128", "table2_pixel_auroc", "table2_pro", "low_fpr", "same_teacher", "unified"),
         ("category_bars",),
-        ("demo_image_auroc", "demo_pixel_auroc", "demo_pro", "table1_run", "low_fpr"),
+        ("demo_image_auroc", "demo_pixel_auroc", "demo_pro", "table1_run", "low_fpr", "unified"),
     ),
     "05_complexity": Report(
         "Table 3: cost",
@@ -101,6 +103,7 @@ def demo() -> dict[str, list[Parameters]]:
         "bottleneck": main + _grid(base, bottleneck=("pre", "oce"), category=DEMO_CATEGORIES, seed=(0,)),
         "backbones": main + _grid(base, teacher=("efficientnet_lite1", "efficientnet_lite2"), category=DEMO_CATEGORIES, seed=(0,)),
         "deviations": main + _sweep(base, TRAINING_FACTORS, **few) + _sweep(base | {"image_size": 64}, RESIZE_FACTORS, **few),
+        "unified": _grid(base | UNIFIED, category=DEMO_CATEGORIES, seed=(0, 1)),
     }
 
 
@@ -124,6 +127,7 @@ def cpu(data: dict[str, str]) -> dict[str, list[Parameters]]:
         "bottleneck": main + _grid(base, bottleneck=("pre", "oce"), category=categories, seed=(0,)),
         "backbones": main + _grid(base, teacher=("efficientnet_lite1", "efficientnet_lite2"), category=categories, seed=(0,)),
         "deviations": main + _sweep(small, TRAINING_FACTORS + RESIZE_FACTORS, category=categories, seed=(0,)),
+        "unified": _grid(base | UNIFIED, category=categories, seed=(0, 1)),
     }
 
 
@@ -146,6 +150,7 @@ def paper() -> dict[str, list[Parameters]]:
         "bottleneck": main + _grid(base, bottleneck=("pre", "oce"), category=MVTEC_COUNTS, seed=seeds),
         "backbones": main + _grid(base, teacher=("resnet18", "resnet50"), category=MVTEC_COUNTS, seed=seeds),
         "deviations": main + _sweep(base, TRAINING_FACTORS + FLOAT32 + RESIZE_FACTORS, category=MVTEC_COUNTS, seed=(0,)),
+        "unified": _grid(base | UNIFIED, category=MVTEC_COUNTS, seed=seeds),
     }
 
 
@@ -221,7 +226,15 @@ def tables(profile: str, data: str = "") -> dict[str, list[Parameters]]:
         return demo()
     found = find_data(data)
     needed = cpu(found) if profile == "cpu" else paper()
-    return {table: [p | _places(p, found) for p in runs] for table, runs in needed.items()}
+    located = {table: [p | _places(p, found) for p in runs] for table, runs in needed.items()}
+    return located | {"unified": _in_one_folder(located["unified"])}
+
+
+def _in_one_folder(runs: list[Parameters]) -> list[Parameters]:
+    """Those in the folder that holds the most categories: one model is trained on one folder. None if it holds one category only."""
+    folders = Counter(folder for _, folder in {(p["category"], p["data_root"]): None for p in runs})
+    most, count = max(folders.items(), key=lambda item: item[1], default=("", 0))
+    return [p for p in runs if p["data_root"] == most and count > 1]
 
 
 def _places(parameters: Parameters, found: dict[str, str]) -> Parameters:
@@ -243,6 +256,13 @@ def runs(profile: str, data: str = "") -> dict[str, Parameters]:
 def identity(parameters: Parameters) -> str:
     """The run id of a run's parameters, read as 02_run reads them."""
     return from_notebook(parameters)[0].run_id
+
+
+def trainers(planned: dict[str, Parameters]) -> dict[str, str]:
+    """Run id of each run of `train_on=all` that others come before -> the first planned one of its model, which trains it."""
+    first: dict[str, str] = {}
+    models = {run_id: from_notebook(p)[0].model_id for run_id, p in planned.items() if UNIFIED.items() <= p.items()}
+    return {run_id: first[model] for run_id, model in models.items() if first.setdefault(model, run_id) != run_id}
 
 
 def find_data(data: str) -> dict[str, str]:
@@ -345,6 +365,6 @@ def plan_text(profile: str, data: str = "") -> str:
 def keeps_maps(parameters: Parameters) -> bool:
     """Whether a run of the batch keeps its test images and maps: only those that a figure shows (08_figures)."""
     shown = parameters.get("method", "reverse") in ("reverse", "conventional") and parameters["seed"] == 0
-    usual = not set(parameters) & {"loss", "conv1x1", "beta2", "sigma", "resize", "mask_rule", "bottleneck"}
+    usual = not set(parameters) & {"train_on", "loss", "conv1x1", "beta2", "sigma", "resize", "mask_rule", "bottleneck"}
     own_precision = TF32.items() <= parameters.items() or "precision" not in parameters
     return bool(shown and usual and own_precision and "category" in parameters and parameters["image_size"] != 64)
