@@ -113,29 +113,35 @@ def for_inference(module: Module, run: Callable[[Module], object]) -> Module:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if child in fed_by:
-                setattr(parent, name, nn.Identity())
+                setattr(parent, name, nn.Sequential(*child.children()))  # timm's BatchNormAct2d holds its activation, a plain one nothing
     return module.requires_grad_(False)
 
 
 def _watch(module: Module, run: Callable[[Module], object]) -> dict[nn.Module, tuple[nn.Module, nn.Module]]:
     """BatchNorm -> (convolution whose output it is given, itself), for those that have one to themselves."""
-    outputs: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor is held, so that its id stays its own
+    outputs: dict[int, tuple[nn.Module, Tensor, int]] = {}  # the tensor is held, so that its id stays its own
     fed_by: dict[nn.Module, tuple[nn.Module, nn.Module]] = {}
 
     def after_conv(conv: nn.Module, _: object, output: Tensor) -> None:
-        outputs[id(output)] = (conv, output)
+        outputs[id(output)] = (conv, output, output._version)
 
     def before_norm(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        if id(inputs[0]) in outputs:
-            fed_by[norm] = (outputs[id(inputs[0])][0], norm)
+        conv, _, version = outputs.get(id(inputs[0]), (None, None, None))
+        if inputs[0]._version == version:  # no activation has changed it in place
+            fed_by[norm] = (conv, norm)
 
     convs = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and _only_normalises(m)]
     hooks = [m.register_forward_hook(after_conv) for m in convs] + [m.register_forward_pre_hook(before_norm) for m in norms]
     run(module)
     for hook in hooks:
         hook.remove()
     return fed_by
+
+
+def _only_normalises(norm: nn.BatchNorm2d) -> bool:
+    """Whether nothing is lost if it is folded away; timm's subclass goes on with its children, another may do anything."""
+    return type(norm).forward is nn.BatchNorm2d.forward or type(norm).__name__ == "BatchNormAct2d"
 
 
 class OnePosition(nn.Conv2d):

@@ -55,8 +55,15 @@ def test_folding_changes_no_feature_and_leaves_no_batchnorm(name):
     assert any(isinstance(m, nn.BatchNorm2d) for m in teacher.modules())
 
 
-def test_a_batchnorm_that_no_convolution_feeds_stays():
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+class NormAndMore(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize("between", [nn.ReLU(), nn.ReLU(inplace=True), NormAndMore(4)])
+def test_a_batchnorm_that_cannot_be_folded_stays(between):
+    """No convolution feeds the last one, nor may one that does more than normalise be folded away."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), between, nn.BatchNorm2d(4)).eval()
     x = torch.rand(1, 3, 8, 8)
     fast = inference.for_inference(net, lambda n: n(x))
     assert isinstance(fast[2], nn.BatchNorm2d)
