@@ -70,6 +70,35 @@ def test_a_batchnorm_that_cannot_be_folded_stays(between):
     torch.testing.assert_close(fast(x), net(x))
 
 
+class Shared(nn.Module):
+    """What is between a convolution and its BatchNorm is also given on, or one of the two is used twice."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.conv, self.other, self.norm = way, nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.norm.running_var.fill_(9)
+
+    def forward(self, x):
+        between = self.conv(x)
+        y = self.norm(between)
+        ways = {
+            "shortcut": lambda: y.relu() + between,  # PreActResNet
+            "map": lambda: [between, y],
+            "concatenated": lambda: torch.cat([between, y]),
+            "convolution": lambda: self.conv(y),
+            "norm": lambda: self.norm(self.other(y)),
+        }
+        return ways[self.way]()
+
+
+@pytest.mark.parametrize("way", ["shortcut", "map", "concatenated", "convolution", "norm"])
+def test_a_batchnorm_is_not_folded_into_a_convolution_that_others_see(way):
+    net, x = Shared(way).eval(), torch.rand(1, 3, 8, 8)
+    fast = inference.for_inference(net, lambda n: n(x))
+    for found, expected in zip(fast(x), net(x), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def two_steps(net, feats):
     """Losses of two steps of Adam in float64, and the gradients of the last."""
     optimiser, losses = torch.optim.Adam(net.parameters(), lr=0.005), []
