@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from helpers import REPO, TinyTeacher, config, mask, mvtec_folder, picture, save
+from helpers import REPO, Evil, TinyTeacher, config, mask, mvtec_folder, picture, save
 from made_up_runs import run
 from own_folders import folders, judge, own_settings
 from PIL import Image
@@ -382,14 +382,6 @@ def _(tmp):
 
 
 # --- Weights and checkpoints --------------------------------------------------------------------------------------
-
-
-class Evil:
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
 
 
 def small_model():

@@ -32,10 +32,11 @@ def plain_loop(net, cfg, train, loss_of):
     In the same memory layout as `fit`: another one rounds differently, which training amplifies
     (test_the_memory_layout_changes_only_the_rounding).
     """
-    net.to(memory_format=torch.channels_last)
+    layout = inference.layout_of(cfg)
+    net.to(memory_format=layout)
     optimiser = torch.optim.Adam([*net.ocbe.parameters(), *net.student.parameters()], lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
     order = torch.Generator().manual_seed(cfg.torch_seed)
-    images = (torch.from_numpy(train.images).float() / 255).contiguous(memory_format=torch.channels_last)
+    images = (torch.from_numpy(train.images).float() / 255).contiguous(memory_format=layout)
     net.ocbe.train(), net.student.train(), net.teacher.eval()
     history = []
     for _ in range(cfg.epochs):
@@ -92,14 +93,6 @@ def test_the_same_run_is_the_same_to_the_bit_whatever_ran_before():
     torch.rand(7), np.random.rand(3)
     assert losses(cfg) == first
     assert losses(config(epochs=3, seed=1)) != first
-
-
-def test_the_same_run_gives_the_same_weights():
-    cfg = config()
-    nets = [new_model(cfg) for _ in range(2)]
-    for net in nets:
-        fit.fit(net, TRAIN, cfg)
-    assert all(torch.equal(a, b) for a, b in zip(nets[0].state_dict().values(), nets[1].state_dict().values()))
 
 
 def test_looking_at_the_test_set_changes_nothing():
@@ -190,11 +183,6 @@ def test_parameters_that_the_last_step_broke_are_reported(monkeypatch):
     monkeypatch.setattr(fit, "step", broken)
     with pytest.raises(FloatingPointError, match=f"{WEIGHT} is not finite after epoch 1; try a smaller lr"):
         losses(config(epochs=1, batch_size=16))
-
-
-def test_an_lr_too_large_is_reported():
-    with pytest.raises(FloatingPointError, match="in epoch"):
-        losses(config(lr=1e38, epochs=20))
 
 
 def test_grey_images_train_as_three_equal_channels():

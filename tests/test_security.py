@@ -1,8 +1,6 @@
 """What is hostile stays text or is refused: code in parameters, names in pages and figures, pickles in files, an open JupyterLab."""
 
 import ast
-import json
-import os
 import re
 import socket
 import urllib.error
@@ -10,16 +8,14 @@ import urllib.request
 
 import numpy as np
 import pytest
-from helpers import PATIENCE, REPO
+from helpers import PATIENCE, REPO, Evil
 from lab import jupyterlab
-from made_up_runs import run
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import execute_notebook
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from PIL import Image
 
-from rdlib.batch import reference
 from rdlib.config import Config
 from rdlib.errors import InputError
 from rdlib.report import figures, plots
@@ -74,14 +70,6 @@ def test_a_notebook_stops_at_code_in_a_parameter(tmp_path):
     assert not (tmp_path / "mark").exists() and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("profile", ["../../x", "", ".", "/etc", "demo/../.."])
-def test_a_profile_is_no_path(profile, tmp_path, monkeypatch):
-    """`renew` deletes the folder of that name."""
-    monkeypatch.setattr(reference.shutil, "rmtree", lambda *_, **__: pytest.fail("deleted"))
-    with pytest.raises(InputError, match="^profile="):
-        reference.renew(profile)
-
-
 # --- Names in figures and run files -------------------------------------------------------------------------------
 
 ODD_NAMES = ["<script>alert(1)</script>.png", r"$\frac{1}{$.png", "a_$b^$c.png", "%s {0} \\n.png"]
@@ -100,27 +88,7 @@ def test_odd_file_names_are_drawn_as_they_are(tmp_path, name):
     assert heat_map.get_suptitle() == name
 
 
-@pytest.mark.parametrize("field", ["category", "teacher", "label", "experiment"])
-def test_a_run_file_with_markup_in_its_configuration_is_refused(tmp_path, field):
-    made = run(0.5)
-    made["config"][field] = "<script>alert(1)</script>"
-    path = tmp_path / "result.json"
-    path.write_text(json.dumps(made))
-    with pytest.raises(InputError, match=f"{path}: not a result of this version"):
-        record.read_run(path)
-
-
 # --- Kept maps ----------------------------------------------------------------------------------------------------
-
-
-class Evil:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
 
 
 def test_pickled_objects_in_maps_are_not_built(tmp_path):

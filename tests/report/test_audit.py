@@ -82,13 +82,6 @@ def test_a_category_without_one_of_its_parts_is_not_passed_over(tmp_path, part):
         checked(*folders)
 
 
-def test_category_folders_needs_a_folder(tmp_path):
-    with pytest.raises(DataError, match="data_root is empty"):
-        audit.category_folders("mvtec")
-    with pytest.raises(DataError, match="there are: none"):
-        audit.category_folders("mvtec", tmp_path)
-
-
 def test_examples_are_good_first_then_one_of_each_defect(tmp_path):
     folder = mvtec_folder(mvtec_folder(tmp_path / "nut"), defect="crack")
     shown = audit.examples(folder, config())

@@ -15,7 +15,7 @@ from pathlib import Path
 import crash_worker
 import pytest
 import torch
-from helpers import PATIENCE, REPO
+from helpers import PATIENCE, REPO, Evil
 
 from rdlib.errors import InputError
 from rdlib.run import checkpoint as ck
@@ -200,14 +200,8 @@ def test_a_state_that_does_not_fit_the_model_is_a_sentence(tmp_path, part, value
         crash_worker.fit.restore(Checkpoint(tmp_path, {}), net, optimiser, order)
 
 
-class Hostile:
-    def __reduce__(self):
-        return os.system, ("touch hacked",)
-
-
-def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    content = pickle.dumps(Hostile(), protocol=2)
+def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path):
+    content = pickle.dumps(Evil(tmp_path / "hacked"), protocol=2)
     (tmp_path / NEWEST).write_bytes(ck.hashlib.sha256(content).digest() + content)
     with pytest.raises(InputError, match="its checkpoint is not rdlib's"):
         Checkpoint(tmp_path, {}).load()
