@@ -80,7 +80,10 @@ def test_conda_installs_the_same_lock():
     assert len(plain) == 2 and pip[0] == "-r requirements.txt"
 
 
-@pytest.mark.parametrize("file", ["run/result.schema.json", "own/detector.schema.json", "paper/published.csv"])
+TEMPLATE = [f"report/template/{path.name}" for path in (REPO / "rdlib/report/template").iterdir()]
+
+
+@pytest.mark.parametrize("file", ["run/result.schema.json", "own/detector.schema.json", "paper/published.csv", *TEMPLATE])
 def test_data_files_of_the_package_are_installed(file):
     patterns = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rdlib"]
     assert (REPO / "rdlib" / file).is_file() and any(Path(file).match(p) for p in patterns)
