@@ -5,6 +5,7 @@ import re
 import socket
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -111,33 +112,49 @@ def test_damaged_maps_are_named(tmp_path, content):
 
 # --- JupyterLab ---------------------------------------------------------------------------------------------------
 
-
-def lab_command():
-    """The words of `make lab`."""
-    (recipe,) = re.findall(r"^lab:.*\n((?:\t.*\n)+)", (REPO / "Makefile").read_text(), re.M)
-    return recipe.split()
-
-
-def test_the_command_opens_nothing_to_the_network_and_keeps_the_token():
-    words = lab_command()
-    assert words[:2] == ["jupyter", "lab"] and [w for w in words if "ip" in w] == ["--ip=127.0.0.1"]
-    assert not [w for w in words if re.search(r"token|password|disable_check_xsrf|allow_origin|allow_remote", w)]
+WATCH = """import os, socket
+def told(host, *rest, _known=socket.getaddrinfo, **more):
+    with open(os.environ["ASKED"], "a") as file:
+        print(host.decode() if isinstance(host, bytes) else host, file=file)
+    return _known(host, *rest, **more)
+socket.getaddrinfo = told
+"""
+NEWS = ("news", "update", "extensions?refresh=1")  # all that its page can ask for
 
 
-def status(address):
+def status(address, **headers):
     try:
-        with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=PATIENCE) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         error.close()
         return error.code
 
 
-def test_jupyterlab_answers_only_with_the_token_and_only_here(tmp_path):
-    """`make lab` itself, without a browser, on a free port."""
-    with jupyterlab(*lab_command()[2:-1], root=tmp_path, own=tmp_path) as server:
+@contextmanager
+def watched_lab(folder, *options):
+    """A JupyterLab on a free port, and the hosts that it looks up when it is asked for news."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(WATCH)
+    environment, hosts = {"PYTHONPATH": str(folder), "ASKED": str(folder / "asked")}, set()
+    with jupyterlab(*options, root=folder, own=folder, environment=environment) as server:
+        for name in NEWS:
+            status(f"http://127.0.0.1:{server['port']}/lab/api/{name}", Authorization=f"token {server['token']}")
+        hosts |= set((folder / "asked").read_text().splitlines()) - {"127.0.0.1", "localhost", "", "None"}
+        yield server, hosts
+
+
+def test_make_lab_answers_only_with_the_token_and_only_here_and_asks_nobody(tmp_path):
+    """`make lab` itself, without a browser."""
+    (command,) = re.findall(r"^\t(jupyter lab .*)$", (REPO / "Makefile").read_text(), re.M)
+    words = command.split()
+    assert [w for w in words if "ip" in w] == ["--ip=127.0.0.1"]
+    assert not [w for w in words if re.search(r"token|password|disable_check_xsrf|allow_origin|allow_remote", w)]
+    with watched_lab(tmp_path / "ours", *words[2:-1]) as (server, hosts):
         contents = f"http://127.0.0.1:{server['port']}/api/contents"
-        assert len(server["token"]) >= 32 and server["hostname"] == "127.0.0.1"
+        assert len(server["token"]) >= 32 and server["hostname"] == "127.0.0.1" and hosts == set()
         assert (status(contents), status(f"{contents}?token={server['token']}")) == (403, 200)
         with socket.socket() as other:  # taken if the server listened on all addresses
             other.bind(("127.0.0.2", server["port"]))
+    with watched_lab(tmp_path / "plain", "--ip=127.0.0.1") as (_, hosts):
+        assert hosts, "by itself it does, so the test would see it"
