@@ -7,6 +7,7 @@ Profiles: `demo` (embedded photographs, minutes), `cpu` (real data that is there
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def demo() -> dict[str, list[Parameters]]:
     base = {"dataset": "demo", "teacher": "efficientnet_lite0", "image_size": 128, "epochs": 15}
     main = _grid(base | BEST_ON_TEST, category=DEMO_CATEGORIES, seed=(0, 1))
     few = {"category": ("brick", "coin"), "seed": (0,)}
-    digits = _lite_novelty("digits", epochs=15)
+    digits = _novelty("digits", "efficientnet_lite0", epochs=15)
     return {
         "mvtec": main,
         "baselines": _baselines(base, category=DEMO_CATEGORIES, seed=(0,)),
@@ -106,14 +107,16 @@ def cpu(data: dict[str, str]) -> dict[str, list[Parameters]]:
     base = {"dataset": "mvtec", "teacher": "efficientnet_lite0", "image_size": 256, "epochs": 8}
     main = _grid(base | BEST_ON_TEST, category=categories, seed=(0, 1))
     small = base | {"image_size": 128}
-    novelty = [_lite_novelty(name, epochs=2) for name in NOVELTY if name in data]
+    novelty = [_novelty(name, "resnet18" if "resnet18" in data else "efficientnet_lite0", epochs=4) for name in NOVELTY if name in data]
     # LARGE would take as long as everything else together on two cores: left to the paper profile.
     factors = [change for change in NOVELTY_FACTORS if change != LARGE]
     return {
         "mvtec": main + _grid(small, category=categories, seed=(0, 1)),
         "baselines": _baselines(base, category=categories, seed=(0,)),
         "complexity": _cost(base | {"category": categories[0], "seed": 0}) if categories else [],
-        "novelty": [p for own in novelty for p in _grid(own, normal_class=range(10), seed=(0,))],
+        "novelty": [
+            p | ({} if p["seed"] else {"evaluate_every": 1}) for own in novelty for p in _grid(own, normal_class=range(10), seed=(0, 1, 2))
+        ],
         "novelty_sweep": [p for own in novelty for p in _sweep(own, factors, normal_class=(6,), seed=(0,))],
         "bottleneck": main + _grid(base, bottleneck=("pre", "oce"), category=categories, seed=(0,)),
         "backbones": main + _grid(base, teacher=("efficientnet_lite1", "efficientnet_lite2"), category=categories, seed=(0,)),
@@ -157,9 +160,10 @@ LARGE: Parameters = {"image_size": 128}
 NOVELTY_FACTORS: list[Parameters] = [{"image_size": 64}, LARGE, {"normalise": "other"}, {"sigma": 4.0}, {"epochs": 0.5}]  # half the epochs
 
 
-def _lite_novelty(name: str, epochs: int) -> Parameters:
-    base = {"dataset": name, "teacher": "efficientnet_lite0", "image_size": 32, "epochs": epochs}
-    return base | {"normalise": "imagenet", "save_maps": False}
+def _novelty(name: str, teacher: str, epochs: int) -> Parameters:
+    """Table 4 with the paper's teacher as the official code has it; others get the normalisation that they were trained with."""
+    base = {"dataset": name, "teacher": teacher, "image_size": 32, "epochs": epochs, "save_maps": False}
+    return base if teacher == "resnet18" else base | {"normalise": "imagenet"}
 
 
 def _grid(base: Parameters, **axes: Iterable[Any]) -> list[Parameters]:
@@ -214,7 +218,13 @@ def tables(profile: str, data: str = "") -> dict[str, list[Parameters]]:
         return demo()
     found = find_data(data)
     needed = cpu(found) if profile == "cpu" else paper()
-    return {table: [p | {"data_root": found.get(p.get("category", p["dataset"]), "")} for p in runs] for table, runs in needed.items()}
+    return {table: [p | _places(p, found) for p in runs] for table, runs in needed.items()}
+
+
+def _places(parameters: Parameters, found: dict[str, str]) -> Parameters:
+    """Where a run's data lie, and its teacher's weights if a folder of DATA holds them."""
+    weights = found.get(parameters["teacher"])
+    return {"data_root": found.get(parameters.get("category", parameters["dataset"]), "")} | ({"weights": weights} if weights else {})
 
 
 def runs(profile: str, data: str = "") -> dict[str, Parameters]:
@@ -233,7 +243,7 @@ def identity(parameters: Parameters) -> str:
 
 
 def find_data(data: str) -> dict[str, str]:
-    """MVTec category or novelty data set -> the `data_root` that holds it: the first of DATA that does, then Debian's.
+    """MVTec category or novelty data set -> the `data_root` that holds it, teacher -> its file of weights: the first of DATA, then Debian's.
 
     data: folders separated by os.pathsep, see `contributions`
     raises: InputError naming a folder that does not exist
@@ -245,7 +255,8 @@ def contributions(data: str) -> dict[str, dict[str, str]]:
     """What each folder holds: folder -> {MVTec category or novelty data set: its `data_root`}, and last Debian's dataset packages.
 
     data: folders separated by os.pathsep; each may hold the categories, or `mvtec`, `mnist`, `fashion_mnist`,
-        `cifar10` (also torchvision's own folder names), or be one of these itself.
+        `cifar10` (also torchvision's own folder names), or be one of these itself. Teachers' weights (`resnet18-f37072fd.pth`, or
+        any name that begins with the teacher's) may lie in it or in its `weights`.
     raises: InputError naming a folder that does not exist
     """
     folders = [p for p in data.split(os.pathsep) if p]
@@ -266,7 +277,8 @@ def _held_by(folder: Path) -> dict[str, str]:
         for place in [*itself, *(folder / s for s in reversed(subfolders))]:
             if any((place / f"{n}{packed}").exists() for n in needed for packed in ("", ".gz")):
                 found[name] = str(place)
-    return found
+    files = [path for place in (folder / "weights", folder) for path in sorted(place.glob("*.pth"))]
+    return found | {name: str(path) for name in PUBLISHED_WEIGHTS for path in files if re.fullmatch(rf"{name}[-_.].*", path.name)}
 
 
 DEBIAN = "/usr/share/datasets"
