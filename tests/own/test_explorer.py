@@ -1,19 +1,15 @@
 """The explorer: its numbers against hand counts and scikit-learn, its pictures pixel by pixel, its widgets without a browser."""
 
-import json
-
 import numpy as np
 import pytest
 from helpers import REPO
-from made_up_runs import run
+from made_up_runs import put, put_with_maps, run
 from nbconvert import HTMLExporter
 from sklearn.metrics import f1_score
 
 from rdlib.own import explorer
 from rdlib.own.explorer import Kept, View
 from rdlib.report import plots
-from rdlib.run import record
-from rdlib.score import Scores
 
 
 def kept(masks, maps, scales=(1,), images=None):
@@ -138,17 +134,14 @@ def test_the_bars_are_the_similarity_at_the_pixel():
 # --- Widgets ------------------------------------------------------------------------------------------------------
 
 
-def put(folder, made, seed=0, size=16):
+def put_kept(folder, made, seed=0, size=16):
     """The run with kept maps of four images: two good, two with a hole."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((4, size, size), bool)
     masks[2:, 3:7, 8:13] = True
-    maps = (rng.random((3, 4, size, size)) / 3 + 0.12 * masks).astype(np.float32)
-    paths = tuple(i["path"] for i in made["images"])
-    target = folder / "runs" / made["run_id"]
-    target.mkdir(parents=True)
-    record.save_maps(target, Scores(maps, masks.any((1, 2)), masks, paths), rng.integers(0, 256, (4, 3, size, size), dtype=np.uint8))
-    (target / "result.json").write_text(json.dumps(made))
+    put_with_maps(
+        folder, made, rng.random((3, 4, size, size)) / 3 + 0.12 * masks, masks, rng.integers(0, 256, (4, 3, size, size), dtype=np.uint8)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -156,12 +149,9 @@ def folder(tmp_path_factory):
     """Two categories of one setting, one of them also by conventional distillation, larger images there; a run without maps."""
     folder = tmp_path_factory.mktemp("batch")
     for seed, category in enumerate(("carpet", "grid")):
-        put(folder, run(epochs=1, category=category), seed)
-    put(folder, run(epochs=1, category="grid", method="conventional"), 2, size=24)
-    without = run(epochs=1, category="grid", seed=5)
-    (folder / "runs" / without["run_id"]).mkdir()
-    (folder / "runs" / without["run_id"] / "result.json").write_text(json.dumps(without))
-    return folder
+        put_kept(folder, run(epochs=1, category=category), seed)
+    put_kept(folder, run(epochs=1, category="grid", method="conventional"), 2, size=24)
+    return put(folder, run(epochs=1, category="grid", seed=5))
 
 
 @pytest.fixture(autouse=True)

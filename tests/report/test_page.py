@@ -11,7 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from filelock import FileLock
 from helpers import REPO
-from made_up_runs import failed, put, run
+from made_up_runs import failed, put, put_with_maps, run
 
 from rdlib.errors import InputError
 from rdlib.report import figures, page, plots, runs, tables
@@ -343,16 +343,9 @@ def with_maps(folder, masks=True):
     if not masks:
         for row in result["images"]:
             del row["anomalous_pixels"]
-    put(folder, result)
-    maps = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
-    np.savez(
-        folder / "runs" / result["run_id"] / "maps.npz",
-        scale_maps=np.stack([np.stack([maps, 2 * maps])] * 3),
-        images=np.full((2, 1, 4, 4), 7, np.uint8),
-        masks=np.ones((2 if masks else 0, 4, 4), bool) if masks else np.zeros((0,), bool),
-        paths=np.array(["test/a", "test/b"]),
-    )
-    return result
+    maps = np.linspace(0, 1, 16).reshape(4, 4)
+    pictures = np.full((2, 1, 4, 4), 7, np.uint8)
+    return put_with_maps(folder, result, [[maps, 2 * maps]] * 3, np.ones((2, 4, 4), bool) if masks else None, pictures)
 
 
 def test_strips_are_chosen_among_the_images_that_were_kept(tmp_path):
