@@ -151,11 +151,12 @@ def test_tables_stand_in_the_order_of_the_notebooks_and_ones_own_at_the_end(full
 
 def test_a_run_shows_parameters_metrics_and_provenance(tmp_path):
     result = demo_run(loss="pixel", metrics={"pixel_auroc": None}) | {"undefined": {"pixel_auroc": "no normal pixel"}}
+    result |= {"thresholds": {"pixel_f1_max": 0.12345, "image_f1_max": None}}
     result["provenance"] |= {"cpu": "A processor", "packages": {"torch": "9.9"}}
     found = parsed(put(tmp_path / "demo", result))
     assert texts(found, "mark") == ["marked", "pixel", "15"], "only what departs from the data set's defaults is marked"
-    assert "undefined no normal pixel" in texts(found, "td.num") and {"A processor", "torch 9.9"} <= set(texts(found, "td"))
-    assert found.find(id=f"run-{result['run_id']}")
+    assert {"undefined no normal pixel", "90.0 at score 0.1235"} <= set(texts(found, "td.num"))
+    assert {"A processor", "torch 9.9"} <= set(texts(found, "td")) and found.find(id=f"run-{result['run_id']}")
 
 
 def test_a_figure_brings_its_heading_and_alternative_text(full):
