@@ -32,11 +32,10 @@ def plain_loop(net, cfg, train, loss_of):
     In the same memory layout as `fit`: another one rounds differently, which training amplifies
     (test_the_memory_layout_changes_only_the_rounding).
     """
-    layout = inference.layout_of(cfg)
-    net.to(memory_format=layout)
+    net.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam([*net.ocbe.parameters(), *net.student.parameters()], lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
     order = torch.Generator().manual_seed(cfg.torch_seed)
-    images = (torch.from_numpy(train.images).float() / 255).contiguous(memory_format=layout)
+    images = (torch.from_numpy(train.images).float() / 255).contiguous(memory_format=torch.channels_last)
     net.ocbe.train(), net.student.train(), net.teacher.eval()
     history = []
     for _ in range(cfg.epochs):
