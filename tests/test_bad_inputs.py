@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -110,6 +111,13 @@ def signed_tiff(path):
 def keep_one(folder):
     for path in sorted((folder / "train/good").iterdir())[1:]:
         path.unlink()
+
+
+@case("a fault in another category than the one tested, with `train_on=all`", "missing")
+def _(tmp):
+    mvtec_folder(tmp / "made_up")
+    (mvtec_folder(tmp / "other") / "ground_truth/hole/000_mask.png").unlink()
+    data.load(config(train_on="all"), tmp)
 
 
 refused("no `data_root` for MVTec", "missing", lambda tmp: data.load(config(), ""))
@@ -226,6 +234,13 @@ parameters("unknown data set", "wrong value", {"dataset": "imagenet"})
 parameters("no category", "missing", {"category": ""})
 parameters("image size that is no multiple of 32", "wrong size", {"image_size": 100})
 parameters("learning rate that is not a number", "wrong value", {"lr": float("nan")})
+parameters(
+    "one model for all classes of a novelty set",
+    "wrong value",
+    {"train_on": "all", "dataset": "digits", "category": None, "normal_class": 3},
+)
+parameters("one model for all of a method that trains none", "wrong value", {"train_on": "all", "method": "padim", "epochs": 0})
+parameters("a look at one category's test set while training for all", "wrong value", {"train_on": "all", "evaluate_every": 2})
 parameters("negative number of epochs", "wrong value", {"epochs": -1})
 parameters("negative number of threads", "wrong value", {"threads": -2})
 parameters("scales that are none", "wrong value", {"scales": "1;2"})
@@ -317,6 +332,52 @@ refused(
     lambda tmp: model.build(config(bottleneck="oce"), own_teacher(tmp)),
 )
 refused("weights for a teacher that has its own", "extra", lambda tmp: teachers.load_teacher("efficientnet_lite0", weights="w.pth"))
+
+
+@case("teacher of timm without timm", "missing")
+def _(tmp):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "timm", None)
+        teachers.load_teacher("timm/resnet34")
+
+
+def of_timm(what, kind, name, **state):
+    def use(tmp):
+        torch.save(state, tmp / "w.pth")
+        teachers.load_teacher(name, weights=tmp / "w.pth")
+
+    refused(what, kind, use)
+
+
+of_timm("name that timm does not know", "wrong value", "timm/resnet43")
+of_timm("tag that timm does not know", "wrong value", "timm/resnet34.a9_in1k")
+of_timm("ViT as a teacher", "wrong size", "timm/vit_tiny_patch16_224")
+
+
+refused("CNN of timm without a map at 1/4", "wrong size", lambda tmp: teachers.timm_teacher("timm/convmixer_768_32"))
+refused("CNN of timm that takes multiples of 128 px only", "wrong size", lambda tmp: teachers.timm_teacher("timm/halonet_h1"))
+
+
+of_timm("weights of another network of timm", "wrong size", "timm/test_resnet", weight=torch.zeros(1))
+
+
+@case("damaged safetensors of a teacher", "corrupt")
+def _(tmp):
+    (tmp / "model.safetensors").write_bytes(b"something else")
+    teachers.load_teacher("timm/test_resnet", weights=tmp / "model.safetensors")
+
+
+refused("weights of timm that are not there", "missing", lambda tmp: teachers.load_teacher("timm/test_resnet", weights=tmp / "nowhere.pth"))
+
+
+@case("published weights of timm without a network", "missing")
+def _(tmp):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.try_to_load_from_cache", lambda **_: None)
+        patch.setattr("huggingface_hub.hf_hub_download", lambda **_: urlopen("nowhere"))
+        teachers.load_teacher("timm/test_resnet")
+
+
 refused("checkpoint that is not there", "missing", lambda tmp: official.load_checkpoint(small_model(), tmp / "nowhere.pth"))
 
 

@@ -10,7 +10,7 @@ from helpers import TinyTeacher, config, image_set
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdlib import baselines, distance, features, fit, inference, model, teachers
+from rdlib import baselines, distance, features, fit, model, teachers
 from rdlib.score import score
 
 TRAIN = image_set(9)

@@ -30,6 +30,19 @@ def half_width(std: ArrayLike, n: ArrayLike) -> NDArray:
     return scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, np.where(n > 1, n - 1, np.nan)) * std * np.sqrt(1 + 1 / np.maximum(n, 1))
 
 
+def difference(cells: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+    """How far the means of unpaired seeds are apart, with Welch's 95 % interval of that.
+
+    cells, base: ours, std, n, of one index
+    returns: difference; interval, its half-width, NaN where either has one seed only or none has any spread
+    """
+    parts = [c["std"] ** 2 / c["n"] for c in (cells, base)]
+    total = parts[0] + parts[1]
+    freedom = total**2 / (parts[0] ** 2 / (cells["n"] - 1) + parts[1] ** 2 / (base["n"] - 1))
+    interval = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * np.sqrt(total)
+    return pd.DataFrame({"difference": cells["ours"] - base["ours"], "interval": interval})
+
+
 def average(cells: pd.DataFrame) -> dict[str, Any]:
     """The mean of cells over categories or classes, with its interval. A category without a value leaves none for the average.
 

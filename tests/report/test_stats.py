@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rdlib import metrics
@@ -28,6 +28,16 @@ def cells(ours, std, n, **more):
 def test_half_width_by_hand(std, n, expected):
     assert stats.half_width(std, n) == pytest.approx(expected, rel=1e-5)
     assert np.isnan(stats.half_width([math.nan, math.nan], [1, 0])).all(), "one seed has none"
+
+
+@given(st.lists(PER_CENT, min_size=2, max_size=6), st.lists(PER_CENT, min_size=2, max_size=6))
+def test_the_difference_of_two_means_is_welchs(one, other):
+    assume(min(np.std(one), np.std(other)) > 0.01)
+    a, b = (cells([np.mean(v)], [np.std(v, ddof=1)], [len(v)]) for v in (one, other))
+    found = stats.difference(a, b).iloc[0]
+    low, high = scipy.stats.ttest_ind(one, other, equal_var=False).confidence_interval()
+    assert found["difference"] == pytest.approx((low + high) / 2, abs=1e-9) and found["interval"] == pytest.approx((high - low) / 2)
+    assert math.isnan(stats.difference(a.assign(std=math.nan, n=1), b)["interval"].iloc[0]), "one seed has none"
 
 
 # --- Average ------------------------------------------------------------------------------------------------------
