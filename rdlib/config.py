@@ -109,7 +109,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_type(field.name, field.type, getattr(self, field.name))
+            check_type(field.name, field.type, getattr(self, field.name))
             if field.type == "float":  # papermill gives an int for "1": one run id for 1 and 1.0
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
         for name in CHOICES:
@@ -262,7 +262,8 @@ def parse_scales(value: Any) -> tuple[int, ...]:
     return scales
 
 
-def _check_type(name: str, annotation: str, value: Any) -> None:
+def check_type(name: str, annotation: str, value: Any) -> None:
+    """raises: InputError if a parameter is not of the type that its dataclass states"""
     allowed = {"str": str, "bool": bool, "int": int, "float": (int, float), "int | None": (int, type(None))}
     expected = allowed.get(annotation, tuple)
     if not isinstance(value, expected) or (isinstance(value, bool) and annotation != "bool"):

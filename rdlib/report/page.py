@@ -42,11 +42,6 @@ LOSSLESS_BELOW = 120_000  # bytes of a PNG; charts are kept exactly, photographs
 WEBP_QUALITY = 82
 
 
-def write(folder: Path, out: Path, data: str = "") -> None:
-    """Write `page(folder, data)` to a file."""
-    files.write_atomically(out, page(folder, data))
-
-
 def page(folder: Path, data: str = "") -> str:
     """The report as HTML text.
 
@@ -336,7 +331,7 @@ def main(words: Sequence[str]) -> None:
     folder = resolve(given.folder)
     out = resolve(given.out) if given.out else folder / "report.html"
     with exit_in_words():
-        write(folder, out, given.data)
+        files.write_atomically(out, page(folder, given.data))
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 from helpers import REPO
 
 from rdlib.config import IMAGE_FOLDER_DATASETS, Config
 from rdlib.evaluate import METRICS
 from rdlib.run import record
+from rdlib.score import Scores
 
 # Two normal and two anomalous images, told apart without a mistake: nothing to gain or lose by drawing them again.
 SEPARATED = [(f"test/{kind}/{i}.png", label, label + i / 10, 9 * label) for kind, label in (("good", 0), ("hole", 1)) for i in range(2)]
@@ -71,6 +73,16 @@ def put(folder, *results):
     for result in results:
         record.write(folder / "runs" / result["run_id"], result)
     return folder
+
+
+def put_with_maps(folder, result, maps, masks=None, pictures=None):
+    """Write a run file, and what it kept of its first N images: maps (3, N, H, W), masks (N, H, W), and pictures, black unless given."""
+    _, count, *size = np.shape(maps)
+    paths = tuple(image["path"] for image in result["images"][:count])
+    pictures = np.zeros((count, 3, *size), np.uint8) if pictures is None else pictures
+    target = put(folder, result) / "runs" / result["run_id"]
+    record.save_maps(target, Scores(np.asarray(maps, np.float32), np.zeros(count), masks, paths), pictures)
+    return result
 
 
 def execute(name, results_dir, out_dir, monkeypatch, **changes):
