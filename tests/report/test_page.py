@@ -188,10 +188,11 @@ def test_tables_stand_in_the_order_of_the_notebooks_and_ones_own_at_the_end(full
 
 def test_a_run_shows_parameters_metrics_and_provenance(tmp_path):
     result = demo_run(loss="pixel", metrics={"pixel_auroc": None}) | {"undefined": {"pixel_auroc": "no normal pixel"}}
+    result |= {"thresholds": {"pixel_f1_max": 0.12345, "image_f1_max": None}}
     result["provenance"] |= {"cpu": "A processor", "packages": {"torch": "9.9"}}
     found = parsed(put(tmp_path / "demo", result))
     assert found.texts("mark") == ["marked", "pixel", "15"], "only what departs from the data set's defaults is marked"
-    assert "undefined no normal pixel" in found.texts("td", **{"class": "num"})
+    assert {"undefined no normal pixel", "90.0 at score 0.1235"} <= set(found.texts("td", **{"class": "num"}))
     assert "A processor" in found.texts("td") and "torch 9.9" in found.texts("td")
     assert found.all("div", id=f"run-{result['run_id']}")
 

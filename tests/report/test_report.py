@@ -122,6 +122,36 @@ def test_a_failure_marks_only_the_cells_it_is_a_run_of(tables):
         assert verdicts["bottle"] == expected and verdicts["cable"] == verdicts["avg_textures"] == "not run"
 
 
+STRICT = {"image F1": "image_f1_max", "image TPR": "image_tpr_fpr01", "pixel F1": "pixel_f1_max", "pixel TPR": "pixel_tpr_fpr01"}
+STRICT |= {"AU-PRO to 0.05": "au_pro_05", "AUPIMO": "aupimo"}
+
+
+def test_strict_metrics_have_a_table_over_seeds_and_categories(tables):
+    values = {name: i / 10 for i, name in enumerate(STRICT.values())}
+    demo = {"dataset": "demo", "image_size": 128}
+    results = [
+        run(category=c, seed=s, metrics={k: v + s / 100 for k, v in values.items()}, **demo) for c in ("brick", "coin") for s in (0, 1)
+    ]
+    cells = tables("04_mvtec", *results)["low_fpr"]
+    for text, name in STRICT.items():
+        expected = dict.fromkeys(("brick", "coin", "avg_total"), 100 * values[name] + 0.5)
+        assert of(cells[cells["column"] == text], "ours") == pytest.approx(expected)
+    assert set(cells["n"]) == {2} and set(cells["verdict"]) == {"not published"}
+
+
+def test_runs_of_before_have_no_strict_metrics_and_no_cell_holds_them(tables):
+    """Their category is `not run` in this table, and counts in the others; without any newer run there is no such table."""
+    old = [run(seed=s, category=c) for c, s in (("wood", 0), ("carpet", 0))]
+    for result in old:
+        for name in STRICT.values():
+            del result["metrics"][name]
+    found = tables("04_mvtec", *old, run(0.7, seed=1), failed(category="bottle"))
+    cells = found["low_fpr"].query("column == 'AUPIMO'")
+    assert (of(cells, "ours")["carpet"], of(cells, "n")["carpet"], of(found["table1_256"], "n")["carpet"]) == (70, 1, 2)
+    assert [of(cells, "verdict")[c] for c in ("wood", "bottle", "avg_total")] == ["not run", "failed", "failed"]
+    assert "low_fpr" not in tables("04_mvtec", *old)
+
+
 # --- Same teacher, novelty, ablations -----------------------------------------------------------------------------
 
 METHODS = ("reverse", "conventional", "padim", "spade")

@@ -5,13 +5,12 @@ import json
 from helpers import REPO
 
 from rdlib.config import IMAGE_FOLDER_DATASETS, Config
+from rdlib.evaluate import METRICS
 from rdlib.run import record
-from rdlib.run.files import write_atomically
 
 # Two normal and two anomalous images, told apart without a mistake: nothing to gain or lose by drawing them again.
 SEPARATED = [(f"test/{kind}/{i}.png", label, label + i / 10, 9 * label) for kind, label in (("good", 0), ("hole", 1)) for i in range(2)]
 COST = ("latency_ms_p50", "latency_ms_p95", "images_per_s", "memory_mb", "stored_mb", "trainable_parameters", "gmacs")
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "au_pro", "au_pro_per_image")
 
 
 def rows(*images):
@@ -25,7 +24,7 @@ def run(value=0.9, *, metrics=None, by_scales=None, by_image_score=None, history
     params: of Config; MVTec's carpet, seed 0 and the paper's setting unless given
     """
     cfg = Config.create(**{"dataset": "mvtec", "seed": 0} | ({} if "normal_class" in params else {"category": "carpet"}) | params)
-    names = ("image_auroc", "image_ap", *(PIXEL_METRICS if cfg.dataset in IMAGE_FOLDER_DATASETS else ()))
+    names = [name for name in METRICS if name.startswith("image") or cfg.dataset in IMAGE_FOLDER_DATASETS]
     values = dict.fromkeys(names, value) | (metrics or {})
     result = {
         "format": record.FORMAT,
@@ -70,7 +69,7 @@ def failed(status="failed", reason="no memory", **params):
 def put(folder, *results):
     """Write results as run files below `folder`; returns it."""
     for result in results:
-        write_atomically(folder / "runs" / result["run_id"] / "result.json", json.dumps(result))
+        record.write(folder / "runs" / result["run_id"], result)
     return folder
 
 
