@@ -768,6 +768,11 @@ def _(tmp):
     metrics.au_pro(**MAPS, max_fpr=30)
 
 
+@case("labels of other images for AUPIMO", "wrong value", "labels (2,) and images (1,) must have one shape (N,)")
+def _(tmp):
+    metrics.pixel_metrics(**MAPS, labels=[0, 1])
+
+
 @case("grey masks for metrics", "wrong type", "labels and masks hold 0 and 1 only")
 def _(tmp):
     metrics.pixel_metrics(masks=255 * MAPS["masks"], maps=MAPS["maps"])
