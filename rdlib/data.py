@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +51,7 @@ class ImageSet:
 
     images: (N, C, H, W) uint8, C = 1 (grey, repeated to 3 for the teacher) or 3
     labels: (N,) uint8, 1 = anomalous; from the folder (or class), never from the mask
-    paths: N names relative to the category's folder
+    paths: N names relative to the category's folder (to that of the categories, if the images are of all of them)
     masks: (N, H, W) bool, 1 = anomalous; None where the data set has none
     """
 
@@ -74,6 +74,7 @@ class Data:
         exactly the pixels of a training image; differs_from_official: images more or fewer than MVTec AD has (absent if unknown)
     duplicates: (training image, test image) of exactly the same pixels, by their names
     said: sentences on what reading passed over or decided
+    train_manifests: category -> manifest of all that `train` comes from, if that is not the one of `test` alone
     """
 
     train: ImageSet
@@ -82,10 +83,13 @@ class Data:
     notes: dict[str, int]
     duplicates: tuple[tuple[str, str], ...] = ()
     said: tuple[str, ...] = ()
+    train_manifests: dict[str, str] = field(default_factory=dict)
 
 
 def remarks(found: Data, cfg: Config) -> list[str]:
     """A sentence for each thing that a run does not refuse and its reader must know."""
+    if found.train_manifests:
+        return list(found.said)
     said = []
     if found.notes.get("differs_from_official"):
         train, test = MVTEC_COUNTS[cfg.category]
@@ -114,7 +118,7 @@ def load(cfg: Config, data_root: str | Path = "", store: Any = None) -> Data:
         data_root = demo_root()
     if not str(data_root):
         raise DataError(f"data_root is empty: give the folder that holds {cfg.category}/train/good, for example -p data_root data/mvtec")
-    return load_mvtec(Path(data_root) / cfg.category, cfg, store)
+    return (load_all if cfg.train_on == "all" else load_mvtec)(Path(data_root) / cfg.category, cfg, store)
 
 
 def load_mvtec(folder: Path, cfg: Config, store: Any = None) -> Data:
@@ -144,6 +148,26 @@ def load_mvtec(folder: Path, cfg: Config, store: Any = None) -> Data:
     if cfg.dataset == "mvtec" and folder.name in MVTEC_COUNTS:
         notes["differs_from_official"] = sum(abs(len(a) - n) for a, n in zip((train, test), MVTEC_COUNTS[folder.name]))
     return Data(*splits, digest, notes, duplicates, (*sentences(said, folder), *facts["said"]))
+
+
+def load_all(folder: Path, cfg: Config, store: Any = None) -> Data:
+    """A category folder, with the training images of all categories beside it in place of its own, in order of name (`train_on=all`).
+
+    raises: DataError with every problem found in any of them
+    """
+    found, problems = {}, []
+    for place in sorted({folder, *categories(folder.parent)}):
+        try:
+            found[place.name] = load_mvtec(place, cfg, store)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    sets, own = [one.train for one in found.values()], found[folder.name]
+    names = tuple(f"{name}/{path}" for name, one in found.items() for path in one.train.paths)
+    train = ImageSet(*(np.concatenate([getattr(s, part) for s in sets]) for part in ("images", "labels")), names)
+    manifests = {name: one.manifest for name, one in found.items()}
+    return replace(own, train=train, train_manifests=manifests, said=tuple(remarks(own, cfg)))
 
 
 def refuse_too_few(count: int, where: str, cfg: Config) -> None:

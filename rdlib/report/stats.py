@@ -8,6 +8,7 @@ that of our mean. Which images are tested moves the paper's run and ours alike a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,19 @@ def half_width(std: ArrayLike, n: ArrayLike) -> NDArray:
     """
     std, n = np.asarray(std, float), np.asarray(n, float)
     return scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, np.where(n > 1, n - 1, np.nan)) * std * np.sqrt(1 + 1 / np.maximum(n, 1))
+
+
+def difference(cells: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+    """How far the means of unpaired seeds are apart, with Welch's 95 % interval of that.
+
+    cells, base: ours, std, n, of one index
+    returns: difference; interval, its half-width, NaN where either has one seed only or none has any spread
+    """
+    parts = [c["std"] ** 2 / c["n"] for c in (cells, base)]
+    total = parts[0] + parts[1]
+    freedom = total**2 / (parts[0] ** 2 / (cells["n"] - 1) + parts[1] ** 2 / (base["n"] - 1))
+    interval = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * np.sqrt(total)
+    return pd.DataFrame({"difference": cells["ours"] - base["ours"], "interval": interval})
 
 
 def average(cells: pd.DataFrame) -> dict[str, Any]:
@@ -79,6 +93,40 @@ def verdict(cells: pd.DataFrame) -> list[str]:
         (difference > 0, "higher"),
     ]
     return list(np.select([condition for condition, _ in rules], [word for _, word in rules], "lower"))
+
+
+def enough_epochs(losses: Sequence[float], fall: float = 1 / 3) -> int | None:
+    """How long to train, from the training loss alone: the first of 2, 4, 8, 16 ... epochs whose second half lowers it by less than `fall`.
+
+    The paper leaves the epochs of Table 4 open. This looks at no test image, so the number of epochs cannot be chosen by a score.
+    losses: mean training loss of each epoch, of one run or averaged over runs
+    returns: None where no such length was reached
+    """
+    lengths = [2**k for k in range(1, len(losses).bit_length()) if 2**k <= len(losses)]
+    return next((n for n in lengths if losses[n - 1] > (1 - fall) * losses[n // 2 - 1]), None)
+
+
+def claim(differences: ArrayLike) -> dict[str, Any]:
+    """Whether paired differences speak for "more than zero": of runs that share data, category, seed and so their random numbers.
+
+    The test is exact: with no effect each difference could as well have the other sign. Six pairs at least can decide. It is about
+    these categories, as others may differ in other ways.
+    differences: (N,) in points
+    returns: n, mean, low and high (95 % interval of the mean, bootstrap over the pairs), p (two-sided), verdict: "holds" or "does not
+        hold" where p is below 5 %, else "undecided"; "not run" without a pair
+    """
+    found = np.asarray(differences, float)
+    if not len(found):
+        return {"n": 0, "mean": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "verdict": "not run"}
+    told = {"n": len(found), "mean": found.mean(), "low": np.nan, "high": np.nan, "p": 1.0, "verdict": "undecided"}
+    if np.ptp(found) > 0:
+        drawn = scipy.stats.bootstrap((found,), np.mean, n_resamples=9999, method="percentile", confidence_level=CONFIDENCE, rng=0)
+        told["low"], told["high"] = drawn.confidence_interval
+    if len(found) > 1 and found.any():
+        told["p"] = float(scipy.stats.permutation_test((found,), np.mean, permutation_type="samples", n_resamples=9999, rng=0).pvalue)
+    if told["p"] < 1 - CONFIDENCE:
+        told["verdict"] = "holds" if told["mean"] > 0 else "does not hold"
+    return told
 
 
 def bootstrap(labels: ArrayLike, scores: ArrayLike, draws: int = 999) -> tuple[float, float]:

@@ -21,7 +21,7 @@ class Where:
     """Where a run's inputs and outputs lie and what computes it: no part of the run's identity.
 
     data_root: folder of the categories or of the original files; "" for the sets that come with packages
-    weights: local file of the teacher's weights under torchvision's names; "" = torch's cache, then a download
+    weights: local file of the teacher's weights under torchvision's (or timm's) names; "" = the library's cache, then a download
     same_function: that file, where it is not the published one, computes the same teacher, so that verdicts are given
     out_dir: the run goes to `out_dir/runs/<run id>/`
     device: "auto", "cuda", "cuda:1", "mps" or "cpu"
@@ -106,6 +106,8 @@ def from_notebook(namespace: dict[str, Any]) -> tuple[Config, Where]:
         output_folder("cache_dir", given["cache_dir"])
     cfg = Config.create(**{k: v for k, v in given.items() if k in settings})
     where = Where(**{k: v for k, v in given.items() if k in places})
+    if cfg.train_on == "all" and where.evaluate_every:
+        raise InputError(f"evaluate_every={where.evaluate_every}: with train_on='all' one training serves every category; leave it 0")
     return dataclasses.replace(cfg, weights_id=weights_id(cfg.teacher, where.weights)), where
 
 
@@ -116,13 +118,14 @@ def weights_id(teacher: str, weights: str) -> str:
     """
     if not weights:
         return ""
-    if teacher not in PUBLISHED_WEIGHTS:
+    if teacher not in PUBLISHED_WEIGHTS and not teacher.startswith("timm/"):
         raise InputError(f"weights={weights!r}: teacher {teacher!r} takes no file; its weights come with a package")
     path = resolve(weights)
     if not path.is_file():
-        raise InputError(f"weights={weights!r}: no such file; give torchvision's, or one of your own with its names")
+        raise InputError(f"weights={weights!r}: no such file; give torchvision's or timm's, or one of your own with its names")
     sha256 = _sha256(path, path.stat().st_mtime_ns)
-    return "" if sha256.startswith(PUBLISHED_WEIGHTS[teacher]) else sha256[:12]
+    published = PUBLISHED_WEIGHTS.get(teacher)  # of timm's no table is kept
+    return "" if published and sha256.startswith(published) else sha256[:12]
 
 
 @cache

@@ -42,7 +42,7 @@ def run(value=0.9, *, metrics=None, by_scales=None, by_image_score=None, history
         "model": {"trainable_parameters": 1},
         "timing": {"load_s": 0, "fit_s": 0, "score_s": 0, "metrics_s": 0},
         "peak_memory_mb": 1,
-        "provenance": PROVENANCE | {"seed": cfg.seed},
+        "provenance": PROVENANCE | {"seed": cfg.seed} | ({"model": {"id": cfg.model_id, "fit_s": 9}} if cfg.train_on == "all" else {}),
     }
     record.validate(result)
     return result
