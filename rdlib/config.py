@@ -15,26 +15,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from rdlib.datasets import DATASETS, IMAGE_FOLDER_DATASETS, NOVELTY_DATASETS
 from rdlib.errors import InputError
 
-IMAGE_FOLDER_DATASETS = ("demo", "mvtec")
-NOVELTY_DATASETS = ("fashion_mnist", "mnist", "cifar10", "digits")
 TORCHVISION_TEACHERS = ("resnet18", "resnet50", "wide_resnet50_2")
 LITE_TEACHERS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 # First hex digits of the sha256 of torchvision's IMAGENET1K_V1 files, which have them in their names.
 PUBLISHED_WEIGHTS = {"resnet18": "f37072fd", "resnet50": "0676ba61", "wide_resnet50_2": "95faca4d"}
 
-TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
-# Train and test images of MVTec AD (Bergmann et al. 2019, Table 1), in the order of the paper's tables.
-MVTEC_COUNTS = {
-    "carpet": (280, 117), "grid": (264, 78), "leather": (245, 124), "tile": (230, 117), "wood": (247, 79),
-    "bottle": (209, 83), "cable": (224, 150), "capsule": (219, 132), "hazelnut": (391, 110), "metal_nut": (220, 115),
-    "pill": (267, 167), "screw": (320, 160), "toothbrush": (60, 42), "transistor": (213, 100), "zipper": (240, 151),
-}  # fmt: skip
-
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("reverse", "conventional", "padim", "spade"),
-    "dataset": IMAGE_FOLDER_DATASETS + NOVELTY_DATASETS,
+    "dataset": tuple(DATASETS),
     "teacher": TORCHVISION_TEACHERS + LITE_TEACHERS + ("custom",),
     "bottleneck": ("mff+oce", "oce", "pre"),
     "loss": ("flat", "pixel"),
@@ -193,24 +184,6 @@ class Config:
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "weights_id" or v} | {"scales": list(self.scales)}
 
 
-# What the paper or the official code does differently from the field defaults, per data set.
-_NOVELTY = {
-    "teacher": "resnet18",  # [code]
-    "image_size": 32,  # [code]
-    "image_score": "sum",  # [paper] Sec. 4.2
-    "sigma": 0.0,  # [open] one official helper smooths, one does not
-    "normalise": "none",  # [code] MNIST and Fashion-MNIST are not normalised
-}
-DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
-    "mvtec": {},
-    "demo": {"image_size": 128, "teacher": "efficientnet_lite0"},
-    "mnist": _NOVELTY,
-    "fashion_mnist": _NOVELTY,
-    "digits": _NOVELTY | {"teacher": "efficientnet_lite0"},
-    "cifar10": _NOVELTY | {"normalise": "imagenet"},  # [code]
-}
-
-
 # PaDiM and SPADE train nothing and give one map.
 _NO_TRAINING = {"epochs": 0, "scales": (1,)}
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {"padim": _NO_TRAINING, "spade": _NO_TRAINING}
@@ -218,7 +191,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {"padim": _NO_TRAINING, "spade": _N
 
 def defaults_of(dataset: str, method: str) -> dict[str, Any]:
     """What `Config.create` fills in where nothing is given, beside the field defaults."""
-    return DATASET_DEFAULTS.get(dataset, {}) | METHOD_DEFAULTS.get(method, {})
+    return DATASETS[dataset].defaults | METHOD_DEFAULTS.get(method, {})
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:

@@ -16,22 +16,8 @@ from torchvision import datasets
 
 from rdlib.config import Config
 from rdlib.data import Data, DataError, ImageSet, count_duplicates, find_duplicates, pixel_hash, refuse_too_few, resize
+from rdlib.datasets import IDX_FILES
 
-# md5 of the originals' bytes: of what a .gz holds and not of the .gz, since anybody may have packed it.
-IDX_FILES = {
-    "mnist": {
-        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-    },
-    "fashion_mnist": {
-        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
-        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
-        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
-    },
-}
 CIFAR = datasets.CIFAR10
 CIFAR_FILES = [*(name for name, _ in CIFAR.train_list + CIFAR.test_list), CIFAR.meta["filename"]]
 _CLASSES = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": CIFAR}

@@ -33,9 +33,9 @@ from torchvision.models import get_model
 
 from rdlib import data, inference, metrics, model, official, teachers
 from rdlib.batch import acquire, reference
-from rdlib.config import MVTEC_COUNTS, Config
+from rdlib.config import Config
+from rdlib.datasets import IDX_FILES, MVTEC_COUNTS
 from rdlib.errors import InputError
-from rdlib.novelty import IDX_FILES
 from rdlib.own import detector, explorer, images, onnx
 from rdlib.paths import output_folder
 from rdlib.report import audit
@@ -119,12 +119,12 @@ def _(tmp):
     data.load(config(), "")
 
 
-@case("category that is not there", "missing", "made_up: no folder train/good", "expected MVTec layout")
+@case("category that is not there", "missing", "no category made_up of mvtec; there are: none")
 def _(tmp):
     data.load(config(), tmp)
 
 
-@case("data audit of a category that is not there", "missing", "no category screw; there are: nut")
+@case("data audit of a category that is not there", "missing", "no category screw of mvtec; there are: nut")
 def _(tmp):
     mvtec_folder(tmp / "nut")
     audit.category_folders("mvtec", tmp, "screw")
@@ -377,7 +377,7 @@ def _(tmp):
 
 @case("`DATA` that holds no data set", "missing", "made_up: no data set is there; give the folder that holds bottle/train/good")
 def _(tmp):
-    mvtec_folder(tmp / "made_up")
+    save(picture(), tmp / "made_up/0.png")
     raise InputError(*plan.missing("cpu", str(tmp / "made_up")))  # the Snakefile ends with these lines
 
 

@@ -29,8 +29,8 @@ from urllib.error import HTTPError
 
 from filelock import FileLock, Timeout
 
-from rdlib.config import MVTEC_COUNTS
 from rdlib.data import categories, files_below, find_items, is_litter, report
+from rdlib.datasets import MVTEC_COUNTS
 from rdlib.errors import InputError
 
 MANIFEST = "manifest.sha256"
@@ -187,7 +187,7 @@ def _copy(source: Path, target: Path) -> None:
 def _root(unpacked: Path, source: str) -> Path:
     """The folder of the categories: at the top, or in the one folder that is there."""
     top = categories(unpacked)
-    roots = [unpacked] * bool(top) + sorted(p for p in unpacked.iterdir() if p not in top and categories(p))
+    roots = [unpacked] * bool(top) + sorted(p for p in unpacked.iterdir() if p.name not in top and categories(p))
     if not roots:
         raise InputError(f"{source}: no MVTec layout in it; expected CATEGORY/train/good, CATEGORY/test and CATEGORY/ground_truth")
     if len(roots) > 1:
@@ -236,20 +236,18 @@ def problems_of(root: Path) -> list[str]:
     returns: one line per problem, its paths relative to `root`
     """
     problems = [] if categories(root) else ["no folder CATEGORY/train or CATEGORY/test"]
-    for folder in categories(root):
+    for name, folder in categories(root).items():
         train, test, found = find_items(folder)
         problems += found
-        official = MVTEC_COUNTS.get(folder.name)
+        official = MVTEC_COUNTS.get(name)
         if official and (len(train), len(test)) != official:
-            problems.append(
-                f"{folder.name}: {len(train)} of {official[0]} training and {len(test)} of {official[1]} test images; half-extracted?"
-            )
+            problems.append(f"{name}: {len(train)} of {official[0]} training and {len(test)} of {official[1]} test images; half-extracted?")
     return [p.replace(f"{root}/", "") for p in problems]
 
 
 def official_in(root: Path) -> tuple[list[str], list[str]]:
     """MVTec AD's categories that are there, and that are missing, in the order of the paper's tables."""
-    found = {p.name for p in categories(root)}
+    found = categories(root)
     return [c for c in MVTEC_COUNTS if c in found], [c for c in MVTEC_COUNTS if c not in found]
 
 

@@ -26,8 +26,7 @@ COUNTS = {"bottle": (4, 4), "cable": (2, 3)}
 @pytest.fixture
 def official(monkeypatch):
     """Two tiny categories are the whole data set."""
-    for module in ("rdlib.batch.acquire", "rdlib.data"):
-        monkeypatch.setattr(f"{module}.MVTEC_COUNTS", COUNTS)
+    monkeypatch.setattr(acquire, "MVTEC_COUNTS", COUNTS)
 
 
 @pytest.fixture
@@ -98,8 +97,7 @@ def test_from_an_archive_with_one_folder_around_all(folder, tmp_path):
 @pytest.fixture
 def three(folder, monkeypatch):
     """The same folder, of a data set of three categories."""
-    for module in ("rdlib.batch.acquire", "rdlib.data"):
-        monkeypatch.setattr(f"{module}.MVTEC_COUNTS", COUNTS | {"zipper": (1, 1)})
+    monkeypatch.setattr(acquire, "MVTEC_COUNTS", COUNTS | {"zipper": (1, 1)})
     return folder
 
 

@@ -6,7 +6,8 @@ import pytest
 from helpers import REPO
 from made_up_runs import COST, execute, failed, put, run
 
-from rdlib.config import MVTEC_COUNTS, Config
+from rdlib.config import Config
+from rdlib.datasets import MVTEC_COUNTS
 from rdlib.report import figures
 from rdlib.run import plan, record
 

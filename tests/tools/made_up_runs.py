@@ -4,7 +4,8 @@ import json
 
 from helpers import REPO
 
-from rdlib.config import IMAGE_FOLDER_DATASETS, Config
+from rdlib.config import Config
+from rdlib.datasets import IMAGE_FOLDER_DATASETS
 from rdlib.run import record
 from rdlib.run.files import write_atomically
 
