@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rdlib.datasets import DATASETS, IMAGE_FOLDER_DATASETS, NOVELTY_DATASETS
+from rdlib.datasets import DATASET_DEFAULTS, DATASETS, IMAGE_FOLDER_DATASETS, NOVELTY_DATASETS
 from rdlib.errors import InputError
 
 TORCHVISION_TEACHERS = ("resnet18", "resnet50", "wide_resnet50_2")
@@ -191,7 +191,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {"padim": _NO_TRAINING, "spade": _N
 
 def defaults_of(dataset: str, method: str) -> dict[str, Any]:
     """What `Config.create` fills in where nothing is given, beside the field defaults."""
-    return DATASETS[dataset].defaults | METHOD_DEFAULTS.get(method, {})
+    return DATASET_DEFAULTS.get(dataset, {}) | METHOD_DEFAULTS.get(method, {})
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:

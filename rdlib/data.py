@@ -29,7 +29,7 @@ from scipy import ndimage
 from torchvision.transforms import functional as TF
 
 from rdlib.config import Config
-from rdlib.datasets import DATASETS, NOVELTY_DATASETS
+from rdlib.datasets import DATASETS, NOVELTY_DATASETS, published
 from rdlib.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -91,9 +91,8 @@ def remarks(found: Data, cfg: Config) -> list[str]:
     said = []
     if found.notes.get("differs_from_official"):
         known = DATASETS[cfg.dataset]
-        official = known.counts[cfg.category]
-        has = f"{official} in all" if isinstance(official, int) else "{} and {}".format(*official)
-        said.append(f"{cfg.category}: {len(found.train)} training and {len(found.test)} test images, {known.title} has {has}")
+        has = f"{known.title} has {published(known.counts[cfg.category])}"
+        said.append(f"{cfg.category}: {len(found.train)} training and {len(found.test)} test images, {has}")
     if found.notes.get("vanished_regions"):
         said.append(f"{cfg.category}: {found.notes['vanished_regions']} defect region(s) are gone at {cfg.image_size} px")
     said += [f"{cfg.category}: {sentence}" for sentence in found.said]
@@ -148,8 +147,8 @@ def load_folder(folder: Path, cfg: Config, store: Any = None) -> Data:
     notes = {"vanished_regions": facts["vanished"], **count_duplicates(duplicates)}
     official = DATASETS[cfg.dataset].counts.get(cfg.category)
     if official:
-        counts = (len(train + test),) if isinstance(official, int) else (len(train), len(test))
-        notes["differs_from_official"] = sum(abs(n - of) for n, of in zip(counts, np.atleast_1d(official).tolist()))
+        counts = len(train + test) if isinstance(official, int) else [len(train), len(test)]
+        notes["differs_from_official"] = int(np.abs(np.subtract(counts, official)).sum())
     return Data(*splits, digest, notes, duplicates, (*sentences(said, folder), *facts["said"]))
 
 
@@ -468,7 +467,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     raises: InputError for floats and 32-bit integers, of which nothing says what is white
     """
     if image.mode in ("F", "I"):
-        raise InputError(f"pixels are {_number_type(image)}, and nothing says which is white; save the image with 8 or 16 bits")
+        kind = "floating-point numbers" if image.mode == "F" else "signed or 32-bit integers"
+        raise InputError(f"pixels are {kind}, and nothing says which is white; save the image with 8 or 16 bits")
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         return Image.fromarray((np.asarray(upright).astype(np.int64) // 257).astype(np.uint8)).convert("RGB")
@@ -476,13 +476,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, upright.convert("RGBA")).convert("RGB")
     return upright.convert("RGB")
-
-
-def _number_type(image: Image.Image) -> str:
-    """What the file holds, from a TIFF's own tags: Pillow's mode is only what it made of them."""
-    tags = getattr(image, "tag_v2", {})
-    (bits, *_), (kind, *_) = tags.get(258, (32,)), tags.get(339, (3 if image.mode == "F" else 2,))
-    return {2: f"signed {bits}-bit integers", 3: f"{bits}-bit floating-point numbers"}.get(kind, f"{bits}-bit integers")
 
 
 def to_mask(image: Image.Image) -> tuple[Image.Image, str]:

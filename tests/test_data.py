@@ -535,7 +535,7 @@ def test_the_shape_is_part_of_a_pictures_hash():
     assert data.pixel_hash(Image.new("RGB", (4, 2))) != data.pixel_hash(Image.new("RGB", (2, 4)))
 
 
-@pytest.mark.parametrize("official, differs", [((4, 4), 0), ((5, 4), 1), ((3, 6), 3)])
+@pytest.mark.parametrize("official, differs", [([4, 4], 0), ([5, 4], 1), ([3, 6], 3)])
 def test_counts_are_compared_with_the_official_ones(tmp_path, monkeypatch, official, differs):
     monkeypatch.setitem(MVTEC_COUNTS, "bottle", official)
     mvtec_folder(tmp_path / "bottle")

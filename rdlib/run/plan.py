@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rdlib.config import PUBLISHED_WEIGHTS
-from rdlib.datasets import DATASETS, FURTHER_DATASETS, MVTEC_COUNTS, NOVELTY_DATASETS
+from rdlib.datasets import DATASET_DEFAULTS, DATASETS, FURTHER_DATASETS, MVTEC_COUNTS, NOVELTY_DATASETS
 from rdlib.errors import InputError
 from rdlib.paths import at_home
 from rdlib.run.parameters import from_notebook
@@ -189,7 +189,7 @@ def apply(base: Parameters, change: Parameters) -> Parameters:
     if isinstance(change.get("epochs"), float):
         change = change | {"epochs": max(1, round(base["epochs"] * change["epochs"]))}
     if change.get("normalise") == "other":
-        own = base.get("normalise", DATASETS[base["dataset"]].defaults.get("normalise", "imagenet"))
+        own = base.get("normalise", DATASET_DEFAULTS.get(base["dataset"], {}).get("normalise", "imagenet"))
         change = change | {"normalise": "imagenet" if own == "none" else "none"}
     return base | change
 
