@@ -333,22 +333,24 @@ def _visa(folder: Path, problems: list[str], said: Said) -> Items:
     train: list[Item] = []
     test: list[Item] = []
     try:
-        rows = list(csv.reader(table.read_text(encoding="utf-8-sig").splitlines()))
+        rows = [row for row in csv.reader(table.read_text(encoding="utf-8-sig").splitlines()) if row]
     except (OSError, ValueError, csv.Error):
         rows = []
     if rows[:1] != [["object", "split", "label", "image", "mask"]]:
         problems.append(f"{table}: not there, or not VisA's table of object,split,label,image,mask; put the original there")
         return train, test
+    there = {p for part in ("Images", "Masks") for p in images_among([*files_below(folder / "Data" / part)], problems, said)}
+    named: set[Path] = set()
     for _, split, label, image, mask in [row for row in rows if row[0] == folder.name and len(row) == 5]:
         normal = label == "normal"
-        (train if split == "train" else test).append(
-            Item(folder.parent / image, "good" if normal else label, None if normal else folder.parent / mask)
-        )
+        item = Item(folder.parent / image, "good" if normal else label, None if normal else folder.parent / mask)
+        absent = [p for p in (item.image, item.mask) if p and p not in there]
+        problems += [f"{p}: not there, and {table} names it; put it there" for p in absent]
         if split not in ("train", "test") or (split == "train" and not normal):
             problems.append(f"{table}: {image} is {label!r} in {split!r}; put the original there")
-    named = {p for item in train + test for p in (item.image, item.mask) if p}
-    there = {p for part in ("Images", "Masks") for p in images_among([*files_below(folder / "Data" / part)], problems, said)}
-    problems += [f"{p}: not there, and {table} names it; put it there" for p in sorted(named - there)]
+        elif not absent:
+            (train if split == "train" else test).append(item)
+        named |= {p for p in (item.image, item.mask) if p}
     problems += [f"{p}: no row of {table} names it; remove it, or put the original table there" for p in sorted(there - named)]
     return train, test
 

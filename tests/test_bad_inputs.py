@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dataset_folders import made
 from filelock import FileLock
 from helpers import REPO, TinyTeacher, config, mask, mvtec_folder, picture, save
 from made_up_runs import run
@@ -231,6 +232,102 @@ folder_case(
     "2 problem(s)",
     "001.bmp: another image has the same name",
 )
+
+
+# --- Data sets in other layouts -----------------------------------------------------------------------------------
+
+
+def dataset_case(what, kind, dataset, spoil, *words):
+    """Load a small folder in the data set's layout after `spoil(root)`."""
+
+    def use(tmp):
+        category, _ = made(dataset, tmp)
+        spoil(tmp)
+        return data.load(config(dataset=dataset, category=category), tmp)
+
+    CASES.append(Case(what, kind, words, use))
+
+
+dataset_case(
+    "VisA without its split file",
+    "missing",
+    "visa",
+    lambda f: (f / "split_csv/1cls.csv").unlink(),
+    "split_csv/1cls.csv: not there, or not VisA's table of object,split,label,image,mask; put the original there",
+)
+dataset_case(
+    "image that VisA's split file names and that is not there",
+    "missing",
+    "visa",
+    lambda f: (f / "candle/Data/Images/Anomaly/001.JPG").unlink(),
+    "Anomaly/001.JPG: not there, and ",
+    "1cls.csv names it; put it there",
+)
+dataset_case(
+    "mask that VisA's split file does not name",
+    "extra",
+    "visa",
+    lambda f: save(mask(), f / "candle/Data/Masks/Anomaly/007.png"),
+    "Masks/Anomaly/007.png: no row of ",
+    "1cls.csv names it; remove it",
+)
+dataset_case(
+    "anomalous image to train on in VisA's split file",
+    "wrong value",
+    "visa",
+    lambda f: (f / "split_csv/1cls.csv").write_text((f / "split_csv/1cls.csv").read_text().replace("test,anomaly", "train,anomaly")),
+    "1cls.csv: candle/Data/Images/Anomaly/000.JPG is 'anomaly' in 'train'; put the original there",
+)
+dataset_case(
+    "image of BTAD without a mask",
+    "missing",
+    "btad",
+    lambda f: (f / "03/ground_truth/ko/0001.png").unlink(),
+    "test/ko/0001.bmp: no mask ",
+    "ground_truth/ko/0001.png; put it there",
+)
+dataset_case(
+    "folder good in BTAD, which has ok",
+    "extra",
+    "btad",
+    lambda f: save(picture(), f / "03/test/good/0000.bmp"),
+    "test/good: unexpected folder; normal images belong into test/ok",
+)
+dataset_case(
+    "image of KolektorSDD without a label",
+    "missing",
+    "kolektorsdd",
+    lambda f: (f / "kos01/Part0_label.bmp").unlink(),
+    "kos01/Part0.jpg: no mask ",
+    "kos01/Part0_label.bmp; put it there",
+)
+dataset_case(
+    "mask of Magnetic-Tile without an image",
+    "extra",
+    "magnetic_tile",
+    lambda f: save(mask(), f / "MT_Blowhole/Imgs/exp1_num_9.png"),
+    "MT_Blowhole/Imgs/exp1_num_9.png: mask without an image",
+)
+dataset_case(
+    "image of Magnetic-Tile without a frame number",
+    "wrong value",
+    "magnetic_tile",
+    lambda f: save(picture(), f / "MT_Free/Imgs/copy.jpg"),
+    "copy.jpg: no frame number at the end of its name, by which the split is made",
+)
+dataset_case(
+    "folder of another data set",
+    "wrong value",
+    "kolektorsdd",
+    lambda f: [shutil.rmtree(p) for p in f.glob("kos*")],
+    "no normal images; expected KolektorSDD as published (docs/datasets.md)",
+)
+
+
+@case("category that VisA does not have", "wrong value", "no category candel of visa; there are: candle")
+def _(tmp):
+    made("visa", tmp)
+    data.load(config(dataset="visa", category="candel"), tmp)
 
 
 # --- Data sets for novelty detection ------------------------------------------------------------------------------
