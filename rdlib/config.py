@@ -22,6 +22,8 @@ TORCHVISION_TEACHERS = ("resnet18", "resnet50", "wide_resnet50_2")
 LITE_TEACHERS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 # First hex digits of the sha256 of torchvision's IMAGENET1K_V1 files, which have them in their names.
 PUBLISHED_WEIGHTS = {"resnet18": "f37072fd", "resnet50": "0676ba61", "wide_resnet50_2": "95faca4d"}
+# Files of the same function: ResNet-18's with each BatchNorm folded into its convolution (of a public ONNX export).
+SAME_FUNCTION = ("0bf7e80ff1aa",)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("reverse", "conventional", "padim", "spade"),

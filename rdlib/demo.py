@@ -29,7 +29,7 @@ TEXTURES = ("brick", "grass", "gravel", "tissue")
 CATEGORIES = (*TEXTURES, "coin")
 SIZE = 128
 TRAIN, TEST_GOOD, PER_DEFECT = 40, 15, 5
-VERSION = 1  # part of the folder's name: change it whenever a pixel of the set changes
+VERSION = 2  # part of the folder's name: change it whenever a pixel of the set changes
 
 Photo = NDArray  # (H, W, 3) float, 0..255
 Shape = NDArray  # (H, W) bool
@@ -67,7 +67,8 @@ def write(root: Path) -> None:
         _save(root / category / "test" / "good", [(crop, None) for crop in good])
         for i, (name, draw) in enumerate(DEFECTS.items()):
             crops = bad[i * PER_DEFECT : (i + 1) * PER_DEFECT]
-            defective = [_draw(draw, crop, good[rng.integers(len(good))], rng) for crop in crops]
+            elsewhere = _crops(photograph(TEXTURES[number - 1]).astype(float), len(crops), rng)
+            defective = [_draw(draw, crop, other, rng) for crop, other in zip(crops, elsewhere)]
             _save(root / category / "test" / name, defective, root / category / "ground_truth" / name)
 
 
@@ -135,7 +136,7 @@ def _coin(photo: NDArray, coins: list, number: int, rng: Generator) -> Photo:
 
 
 def scratch(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
-    """A thin bent line, darker or brighter than what it crosses; faint ones are hard."""
+    """A thin bent line, darker or brighter than what it crosses."""
     start, length, angle = rng.uniform(30, 98, 2), rng.uniform(25, 75), rng.uniform(0, 2 * np.pi)
     bend = angle + rng.uniform(-0.6, 0.6)
     middle = start + length / 2 * np.array([np.sin(angle), np.cos(angle)])
@@ -144,14 +145,14 @@ def scratch(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
     points = np.round([start, middle, end]).astype(int)
     rows, cols = skimage.draw.bezier_curve(*points[0], *points[1], *points[2], 1, shape=shape.shape)
     shape[rows, cols] = True
-    width = rng.uniform(0.6, 1.4)
+    width = rng.uniform(0.9, 1.6)
     shape = gaussian_filter(shape.astype(float), width) > 0.12
-    return _blend(crop, crop + rng.choice([-1, 1]) * rng.uniform(35, 110), shape, soft=0.5)
+    return _blend(crop, crop + rng.choice([-1, 1]) * rng.uniform(70, 130), shape, soft=0.5)
 
 
 def hole(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
     """A dark dent with a lit lower rim."""
-    radius = rng.uniform(3, 12)
+    radius = rng.uniform(5, 12)
     shape = _blob(rng, radius)
     rim = shape & ~np.roll(shape, -2, axis=0)
     dark = crop * rng.uniform(0.15, 0.6)
@@ -166,11 +167,10 @@ def stain(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
     return _blend(crop, crop * tint, shape, soft=2.0)
 
 
-def cut_paste(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
-    """A piece of another crop of the same photograph, turned by a quarter or upside down."""
+def foreign(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
+    """A piece of another photograph lies on it."""
     shape = _blob(rng, rng.uniform(8, 20))
-    piece = np.rot90(other, rng.integers(1, 4))
-    return _blend(crop, np.roll(piece, rng.integers(SIZE, size=2), axis=(0, 1)), shape, soft=0.7)
+    return _blend(crop, np.roll(other, rng.integers(SIZE, size=2), axis=(0, 1)), shape, soft=0.7)
 
 
 def missing_part(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
@@ -181,16 +181,16 @@ def missing_part(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shap
 
 
 DEFECTS: dict[str, Callable[[Photo, Photo, Generator], tuple[Photo, Shape]]] = {
-    f.__name__: f for f in (scratch, hole, stain, cut_paste, missing_part)
+    f.__name__: f for f in (scratch, hole, stain, foreign, missing_part)
 }
 
 
 def _draw(draw: Callable, crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
-    """Draw until the defect changes at least a dozen pixels visibly: an invisible defect would be a wrong label."""
+    """Draw until a person would see it: 40 pixels or more, changed by about as much as what it covers goes up and down."""
     while True:
         changed, shape = draw(crop, other, rng)
         difference = np.abs(changed.round().clip(0, 255) - crop.round()).max(axis=2)
-        if shape.sum() >= 12 and difference[shape].mean() >= 8:
+        if shape.sum() >= 40 and difference[shape].mean() >= max(8, 0.75 * crop[shape].std()):
             return changed, shape
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from rdlib.data import ImageSet
 from rdlib.distance import LOSSES
 from rdlib.errors import InputError
 from rdlib.features import Rows, Store, TeacherFeatures
-from rdlib.inference import autocast, device_of, layout_of, to_batch
+from rdlib.inference import autocast, cut_to_seen_taps, device_of, to_batch
 from rdlib.model import Distillation
 
 WARM_UP = 3  # full batches before the step is captured in a CUDA graph; steps of the training as all others
@@ -78,8 +79,26 @@ def fit(
     if memorises:
         model.memorise(features)
         return []
-    layout = layout_of(cfg)
-    model.to(memory_format=layout)
+    tiny = features[slice(0, 1)][-1].shape[-2:] == (2, 2)  # the embedding is one position, as at 32 px
+    with cut_to_seen_taps(model) if tiny else contextlib.nullcontext():
+        layout = torch.contiguous_format if tiny else torch.channels_last  # the faster one, see `make bench`
+        losses, how = _train(model.to(memory_format=layout), train, features, cfg, on_epoch, checkpoint, cuda_graph, layout)
+    if store and how:
+        store.log["training step"] = how
+    return losses
+
+
+def _train(
+    model: Distillation,
+    train: ImageSet,
+    features: TeacherFeatures,
+    cfg: Config,
+    on_epoch: Callable[[int, float], None] | None,
+    checkpoint: Checkpoint | None,
+    cuda_graph: bool,
+    layout: torch.memory_format,
+) -> tuple[list[float], str]:
+    """The losses of `fit`, and how a step was taken, see `Steps`."""
     images = Rows([train.images], features.device) if model.sees_images else None
     optimiser = optimiser_of(model, cfg)
     order = torch.Generator().manual_seed(cfg.torch_seed)
@@ -88,26 +107,31 @@ def fit(
     model.train()
     for epoch in range(len(losses) + 1, cfg.epochs + 1):
         parts = list(batches(len(train), cfg.batch_size, order))
-        # Kept on the device until here, so that no step waits for the one before.
-        found = []
+        found = []  # kept on the device until the epoch ends, so that no step waits for the one before
         for i in parts:
             teacher_feats = [f.contiguous(memory_format=layout) for f in features[i]]
             found.append(take(teacher_feats, to_batch(images[i][0], features.device) if images else None))
-        total = 0.0  # not by `sum`, which rounds otherwise from Python 3.12 on
-        for loss, indices in zip(torch.stack(found).tolist(), parts):
-            if not math.isfinite(loss):
-                names = ", ".join(train.paths[i] for i in indices)
-                raise FloatingPointError(f"loss is {loss} in epoch {epoch}; try a smaller lr. Batch: {names}")
-            total += loss * len(indices)
-        losses.append(total / len(train))
+        losses.append(mean_loss(torch.stack(found).tolist(), parts, train.paths, epoch))
         refuse_not_finite(model, epoch)  # the next loss would tell, but the test set may be looked at, or a checkpoint kept, before
         if on_epoch:
             on_epoch(epoch, losses[-1])
         if checkpoint and (checkpoint.due or epoch == cfg.epochs):
             checkpoint.save(state_of(model, optimiser, order, losses))
-    if store and take.how:
-        store.log["training step"] = take.how
-    return losses
+    return losses, take.how
+
+
+def mean_loss(losses: list[float], parts: list[Tensor], paths: Sequence[str], epoch: int) -> float:
+    """Mean per image of the losses of an epoch's batches.
+
+    raises: FloatingPointError naming the files of the first batch whose loss is not finite
+    """
+    total = 0.0  # not by `sum`, which rounds otherwise from Python 3.12 on
+    for loss, indices in zip(losses, parts):
+        if not math.isfinite(loss):
+            names = ", ".join(paths[i] for i in indices)
+            raise FloatingPointError(f"loss is {loss} in epoch {epoch}; try a smaller lr. Batch: {names}")
+        total += loss * len(indices)
+    return total / sum(map(len, parts))
 
 
 def own_state(model: Distillation) -> dict[str, Tensor]:

@@ -145,22 +145,35 @@ class OnePosition(nn.Conv2d):
     within rounding; the gradient of the other taps is exactly zero, so Adam leaves them as they are.
     """
 
+    @property
+    def seen(self) -> Tensor:
+        """The taps inside an image of `stride` x `stride`; all of a weight that is cut to them."""
+        side = self.stride[0]
+        return self.weight if self.weight.shape[-1] == side else self.weight[:, :, 1 : 1 + side, 1 : 1 + side]
+
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        if max(height, width) > self.stride[0]:
+        if x.shape[-2:] != self.stride:
             return super().forward(x)
-        seen = self.weight[:, :, 1 : 1 + height, 1 : 1 + width]
-        return F.linear(x.flatten(1), seen.flatten(1), self.bias)[:, :, None, None]
+        return F.linear(x.flatten(1), self.seen.flatten(1), self.bias)[:, :, None, None]
 
 
-def only_seen_taps(module: Module) -> Module:
+def only_seen_taps(module: nn.Module) -> None:
     """Let every 3x3 convolution of the module compute as `OnePosition`; names and shapes of its state stay."""
     for conv in module.modules():
         if type(conv) is nn.Conv2d and (conv.kernel_size, conv.padding, conv.dilation, conv.groups) == ((3, 3), (1, 1), (1, 1), 1):
             conv.__class__ = OnePosition
-    return module
 
 
-def layout_of(cfg: Config) -> torch.memory_format:
-    """How training lays out tensors: channels last, but not where the maps are so small that it costs more than it saves (`make bench`)."""
-    return torch.contiguous_format if cfg.image_size == 32 else torch.channels_last
+@contextlib.contextmanager
+def cut_to_seen_taps(module: nn.Module) -> Iterator[None]:
+    """While one position trains, hold only the taps that move: the rest costs an optimiser as much time and stays what it is."""
+    cut = [m for m in module.modules() if isinstance(m, OnePosition)]
+    whole = [conv.weight for conv in cut]
+    for conv in cut:
+        conv.weight = nn.Parameter(conv.seen.detach().clone(), conv.weight.requires_grad)
+    try:
+        yield
+    finally:
+        for conv, weight in zip(cut, whole):
+            trained, conv.weight = conv.weight, weight
+            conv.seen.data.copy_(trained)

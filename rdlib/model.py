@@ -67,6 +67,7 @@ class OCE(nn.Sequential):
         shortcut = nn.Sequential(nn.Conv2d(inputs, arch.embedding, 1, stride=2, bias=False), nn.BatchNorm2d(arch.embedding))
         first = arch.block(inputs, planes, stride=2, downsample=shortcut, base_width=arch.base_width)
         super().__init__(first, *[arch.block(arch.embedding, planes, base_width=arch.base_width) for _ in range(arch.oce_blocks - 1)])
+        only_seen_taps(self)
 
 
 class OCBE(nn.Module):
@@ -92,6 +93,7 @@ class TailBottleneck(nn.Module):
     def __init__(self, tail: nn.Module) -> None:
         super().__init__()
         self.tail = trainable_copy(tail)
+        only_seen_taps(self)
 
     def forward(self, teacher_feats: Sequence[Tensor]) -> Tensor:
         """K maps (B, C_k, h_k, w_k), of which only the deepest is used -> (B, C, h_K / 2, w_K / 2)"""
@@ -205,7 +207,7 @@ def build(cfg: Config, teacher: nn.Module) -> ReverseDistillation:
     arch = getattr(teacher, "arch", None) or probe(teacher, cfg.image_size)
     if max(cfg.scales) > len(arch.channels):
         raise InputError(f"scales={cfg.scales}: the teacher has {len(arch.channels)} feature maps")
-    return ReverseDistillation(teacher, only_seen_taps(build_bottleneck(cfg, arch, teacher)), Student(arch))
+    return ReverseDistillation(teacher, build_bottleneck(cfg, arch, teacher), Student(arch))
 
 
 def build_bottleneck(cfg: Config, arch: Architecture, teacher: nn.Module) -> nn.Module:

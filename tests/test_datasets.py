@@ -9,7 +9,7 @@ from dataset_folders import MAKERS, made
 from helpers import REPO, config, picture, save
 from PIL import Image
 
-from rdlib import data
+from rdlib import data, demo
 from rdlib.data import DataError
 from rdlib.datasets import DATASETS, FURTHER_DATASETS, IMAGE_FOLDER_DATASETS, MVTEC_COUNTS, NOVELTY_DATASETS, rows
 from rdlib.run import plan
@@ -193,6 +193,11 @@ def test_published_sums():
     """MVTec AD: 5,354 images; VisA: 10,821, of which 1,200 anomalous; MPDD: 888 and 458; Table 1 or the abstract of each paper."""
     sums = {name: [sum(n) for n in zip(*DATASETS[name].counts.values())] for name in ("mvtec", "visa", "mpdd")}
     assert sums == {"mvtec": [3629, 1725], "visa": [8659, 2162], "mpdd": [888, 458]} and len(MVTEC_COUNTS) == 15
+
+
+def test_the_demo_is_as_its_recipe_says():
+    assert sorted(DATASETS["demo"].counts) == sorted(demo.CATEGORIES)
+    assert DATASETS["demo"].images == f"{demo.TRAIN} train, {demo.test_count()} test each"
 
 
 def test_every_data_set_has_a_maker_or_is_tested_elsewhere():

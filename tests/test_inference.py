@@ -1,5 +1,6 @@
 """Devices, batches, and BatchNorm folding on real architectures."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -75,23 +76,47 @@ def two_steps(net, feats):
     return losses, {name: p.grad for name, p in net.named_parameters()}
 
 
+def whole_taps(net):
+    """The network with plain convolutions in place of those that know which taps see something."""
+    net = copy.deepcopy(net)
+    for module in net.modules():
+        if isinstance(module, inference.OnePosition):
+            module.__class__ = nn.Conv2d
+    return net
+
+
+SEEN = {"oce.0.conv1": 4, "oce.0.conv2": 1, "oce.1.conv1": 1, "oce.1.conv2": 1}
+
+
 @pytest.mark.parametrize("size", [32, 64])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_only_seen_taps_trains_as_the_whole_convolutions(size, layout):
     """At 64 px every tap sees something and nothing changes at all."""
     teacher = teachers.resnet_teacher("resnet18").double()
-    plain = nn.Sequential(model.OCBE(teacher.arch), model.Student(teacher.arch)).double().to(memory_format=layout).train()
-    fast = inference.only_seen_taps(copy.deepcopy(plain))
+    fast = nn.Sequential(model.OCBE(teacher.arch), model.Student(teacher.arch)).double().to(memory_format=layout).train()
+    plain, cut = whole_taps(fast), copy.deepcopy(fast)
     before = {k: v.clone() for k, v in fast.state_dict().items()}
     feats = [f.contiguous(memory_format=layout) for f in teacher(torch.rand(4, 3, size, size, dtype=torch.float64))]
     (expected, wanted), (found, grads) = two_steps(plain, feats), two_steps(fast, feats)
-    assert {k: v.shape for k, v in fast.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
+    with inference.cut_to_seen_taps(cut) if size == 32 else contextlib.nullcontext():
+        losses, _ = two_steps(cut, feats)
+    assert losses == pytest.approx(found, rel=1e-12)
+    torch.testing.assert_close(cut.state_dict(), fast.state_dict(), rtol=1e-7, atol=1e-9)
+    assert {k: v.shape for k, v in cut.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
     if size == 64:
         assert found == expected and all(torch.equal(grads[k], wanted[k]) for k in wanted)
         return
     assert found == pytest.approx(expected, rel=1e-9)
-    for name, seen in {"oce.0.conv1": 4, "oce.0.conv2": 1, "oce.1.conv1": 1, "oce.1.conv2": 1}.items():
-        grad, weight = grads[f"0.{name}.weight"], fast.state_dict()[f"0.{name}.weight"]
+    for name, seen in SEEN.items():
+        grad, weight = grads[f"0.{name}.weight"], cut.state_dict()[f"0.{name}.weight"]
         torch.testing.assert_close(grad, wanted[f"0.{name}.weight"], rtol=1e-5, atol=1e-12)
         unseen = grad.eq(0).all((0, 1))
         assert unseen.sum() == 9 - seen and torch.equal(weight[:, :, unseen], before[f"0.{name}.weight"][:, :, unseen])
+
+
+def test_cutting_leaves_what_is_frozen_frozen():
+    """The bottleneck "Pre" of Table 5."""
+    net = model.FrozenTailBottleneck(teachers.resnet_teacher("resnet18").tail)
+    with inference.cut_to_seen_taps(net):
+        assert not any(p.requires_grad for p in net.parameters())
+        assert net.tail[0].conv1.weight.shape[-2:] == (2, 2)

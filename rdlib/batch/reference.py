@@ -72,10 +72,8 @@ def _copy(table: pd.DataFrame, source: Path, target: Path) -> None:
         shutil.copytree(source / part, target / part, ignore=shutil.ignore_patterns("*.pdf"))
     if (source / "bench.json").is_file():
         shutil.copyfile(source / "bench.json", target / "bench.json")
-    for run_id in table["run_id"]:
-        folder = target / "runs" / run_id
-        folder.mkdir(parents=True)
-        shutil.copyfile(source / "runs" / run_id / "result.json", folder / "result.json")
+    for run in table.itertuples():
+        record.write(target / "runs" / run.run_id, run.result)
     if runs.main_setting(table)["dataset"] == "demo":
         _copy_shown_maps(table, source / "runs", target / "runs")
 

@@ -81,6 +81,29 @@ def verdict(cells: pd.DataFrame) -> list[str]:
     return list(np.select([condition for condition, _ in rules], [word for _, word in rules], "lower"))
 
 
+def claim(differences: ArrayLike) -> dict[str, Any]:
+    """Whether paired differences speak for "more than zero": of runs that share data, category, seed and so their random numbers.
+
+    The test is exact: with no effect each difference could as well have the other sign. Six pairs at least can decide. It is about
+    these categories, as others may differ in other ways.
+    differences: (N,) in points
+    returns: n, mean, low and high (95 % interval of the mean, bootstrap over the pairs), p (two-sided), verdict: "holds" or "does not
+        hold" where p is below 5 %, else "undecided"; "not run" without a pair
+    """
+    found = np.asarray(differences, float)
+    if not len(found):
+        return {"n": 0, "mean": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "verdict": "not run"}
+    told = {"n": len(found), "mean": found.mean(), "low": np.nan, "high": np.nan, "p": 1.0, "verdict": "undecided"}
+    if np.ptp(found) > 0:
+        drawn = scipy.stats.bootstrap((found,), np.mean, n_resamples=9999, method="percentile", confidence_level=CONFIDENCE, rng=0)
+        told["low"], told["high"] = drawn.confidence_interval
+    if len(found) > 1 and found.any():
+        told["p"] = float(scipy.stats.permutation_test((found,), np.mean, permutation_type="samples", n_resamples=9999, rng=0).pvalue)
+    if told["p"] < 1 - CONFIDENCE:
+        told["verdict"] = "holds" if told["mean"] > 0 else "does not hold"
+    return told
+
+
 def bootstrap(labels: ArrayLike, scores: ArrayLike, draws: int = 999) -> tuple[float, float]:
     """The 95 % interval of the image AUROC (per cent) when the test images are drawn again, normal and anomalous ones apart.
 

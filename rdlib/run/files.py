@@ -9,7 +9,9 @@ from pathlib import Path
 from rdlib.errors import InputError
 
 FORMAT = 1  # of a run file
-NUMERICS = 3  # raise it when the same configuration trains or scores to other bits; 2: since 0.2.0 (memory layout, fused Adam); 3: since 0.4.0 (32 px: taps, layout)
+# Raise it when the same configuration trains or scores to other bits.
+# 2: memory layout, fused Adam (0.2.0); 3: taps and layout at 32 px (0.4.0)
+NUMERICS = 3
 
 
 def write_atomically(path: Path, content: str | bytes, keep: Path | None = None) -> None:

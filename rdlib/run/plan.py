@@ -77,7 +77,10 @@ REPORTS = {
         ("mvtec", "baselines"),
         figures=("fig1_conventional_vs_reverse", "fig5_small", "fig6_large", "failures", "scales", "fig7_histograms", "loss_curves", "pro_curves"),
     ),
-    "09_deviations": Report("What moves the number", ("mvtec", "deviations"), ("deviations",), ("deviations",)),
+    "09_deviations": Report("What moves the number", ("mvtec", "deviations"), ("deviations", "epochs"), ("deviations", "epochs")),
+    "12_claims": Report(
+        "The paper's claims, one by one", ("mvtec", "baselines", "bottleneck", "backbones", "deviations", "complexity"), ("claims",), ("claims",)
+    ),
 }  # fmt: skip
 
 
@@ -89,7 +92,7 @@ def demo() -> dict[str, list[Parameters]]:
     base = {"dataset": "demo", "teacher": "efficientnet_lite0", "image_size": 128, "epochs": 15}
     main = _grid(base | BEST_ON_TEST, category=DEMO_CATEGORIES, seed=(0, 1))
     few = {"category": ("brick", "coin"), "seed": (0,)}
-    digits = _lite_novelty("digits", epochs=15)
+    digits = _novelty("digits", "efficientnet_lite0", epochs=15)
     return {
         "mvtec": main,
         "baselines": _baselines(base, category=DEMO_CATEGORIES, seed=(0,)),
@@ -108,14 +111,16 @@ def cpu(data: dict[str, str]) -> dict[str, list[Parameters]]:
     base = {"dataset": "mvtec", "teacher": "efficientnet_lite0", "image_size": 256, "epochs": 8}
     main = _grid(base | BEST_ON_TEST, category=categories, seed=(0, 1))
     small = base | {"image_size": 128}
-    novelty = [_lite_novelty(name, epochs=2) for name in NOVELTY if name in data]
+    novelty = [_novelty(name, "resnet18" if "resnet18" in data else "efficientnet_lite0", epochs=4) for name in NOVELTY if name in data]
     # LARGE would take as long as everything else together on two cores: left to the paper profile.
     factors = [change for change in NOVELTY_FACTORS if change != LARGE]
     return {
         "mvtec": main + _grid(small, category=categories, seed=(0, 1)),
         "baselines": _baselines(base, category=categories, seed=(0,)),
         "complexity": _cost(base | {"category": categories[0], "seed": 0}) if categories else [],
-        "novelty": [p for own in novelty for p in _grid(own, normal_class=range(10), seed=(0,))],
+        "novelty": [
+            p | ({} if p["seed"] else {"evaluate_every": 1}) for own in novelty for p in _grid(own, normal_class=range(10), seed=(0, 1, 2))
+        ],
         "novelty_sweep": [p for own in novelty for p in _sweep(own, factors, normal_class=(6,), seed=(0,))],
         "bottleneck": main + _grid(base, bottleneck=("pre", "oce"), category=categories, seed=(0,)),
         "backbones": main + _grid(base, teacher=("efficientnet_lite1", "efficientnet_lite2"), category=categories, seed=(0,)),
@@ -166,9 +171,10 @@ LARGE: Parameters = {"image_size": 128}
 NOVELTY_FACTORS: list[Parameters] = [{"image_size": 64}, LARGE, {"normalise": "other"}, {"sigma": 4.0}, {"epochs": 0.5}]  # half the epochs
 
 
-def _lite_novelty(name: str, epochs: int) -> Parameters:
-    base = {"dataset": name, "teacher": "efficientnet_lite0", "image_size": 32, "epochs": epochs}
-    return base | {"normalise": "imagenet", "save_maps": False}
+def _novelty(name: str, teacher: str, epochs: int) -> Parameters:
+    """Table 4 with the paper's teacher as the official code has it; others get the normalisation that they were trained with."""
+    base = {"dataset": name, "teacher": teacher, "image_size": 32, "epochs": epochs, "save_maps": False}
+    return base if teacher == "resnet18" else base | {"normalise": "imagenet"}
 
 
 def _grid(base: Parameters, **axes: Iterable[Any]) -> list[Parameters]:
@@ -223,9 +229,14 @@ def tables(profile: str, data: str = "") -> dict[str, list[Parameters]]:
         return demo()
     found = find_data(data)
     needed = cpu(found) | further(found) if profile == "cpu" else paper()
-    return {
-        table: [p | {"data_root": found.get(_key(p["dataset"], p.get("category", "")), "")} for p in runs] for table, runs in needed.items()
-    }
+    return {table: [p | _places(p, found) for p in runs] for table, runs in needed.items()}
+
+
+def _places(parameters: Parameters, found: dict[str, str]) -> Parameters:
+    """Where a run's data lie, and its teacher's weights if a folder of DATA holds them."""
+    weights = found.get(parameters["teacher"])
+    data_root = found.get(_key(parameters["dataset"], parameters.get("category", "")), "")
+    return {"data_root": data_root} | ({"weights": weights} if weights else {})
 
 
 def runs(profile: str, data: str = "") -> dict[str, Parameters]:
@@ -244,10 +255,10 @@ def identity(parameters: Parameters) -> str:
 
 
 def find_data(data: str) -> dict[str, str]:
-    """What is there -> the `data_root` that holds it: the first of DATA that does, then Debian's.
+    """What is there: data -> the `data_root` that holds it, teacher -> its file of weights: the first of DATA, then Debian's.
 
     data: folders separated by os.pathsep, see `contributions`
-    returns: keys are a category of MVTec AD, a novelty data set, or DATASET/CATEGORY of another data set
+    returns: keys of data are a category of MVTec AD, a novelty data set, or DATASET/CATEGORY of another data set
     raises: InputError naming a folder that does not exist
     """
     return {name: root for there in reversed(contributions(data).values()) for name, root in there.items()}
@@ -256,7 +267,8 @@ def find_data(data: str) -> dict[str, str]:
 def contributions(data: str) -> dict[str, dict[str, str]]:
     """What each folder holds: folder -> what `find_data` returns, and last Debian's dataset packages.
 
-    data: folders separated by os.pathsep; each may hold categories, or data sets in folders of their own names, or be one of these itself.
+    data: folders separated by os.pathsep; each may hold categories, or data sets in folders of their own names, or be one of these
+        itself. Teachers' weights (`resnet18-f37072fd.pth`, or any name that begins with the teacher's) may lie in it or in its `weights`.
     raises: InputError naming a folder that does not exist
     """
     folders = [p for p in data.split(os.pathsep) if p]
@@ -275,7 +287,8 @@ def _held_by(folder: Path) -> dict[str, str]:
             there = [p for p in places if any((p / sign.format(category)).exists() for sign in known.signs)]
             if there:
                 found[_key(dataset, category)] = str(there[0])
-    return found
+    files = [path for place in (folder / "weights", folder) for path in sorted(place.glob("*.pth"))]
+    return found | {name: str(path) for name in PUBLISHED_WEIGHTS for path in files if re.fullmatch(rf"{name}[-_.].*", path.name)}
 
 
 def _others(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rdlib.config import Config
+from rdlib.config import SAME_FUNCTION, Config
 from rdlib.paths import project_root
 from rdlib.run.files import NUMERICS
 
@@ -38,7 +38,7 @@ def provenance(cfg: Config, *, hardware: dict[str, Any], same_function: bool = F
         **hardware,
         "seed": cfg.seed,
         "torch_seed": cfg.torch_seed,
-        "weights": ("same function" if same_function else "own") if cfg.weights_id else "published",
+        "weights": ("same function" if same_function or cfg.weights_id in SAME_FUNCTION else "own") if cfg.weights_id else "published",
         "numerics": NUMERICS,
         **more,
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

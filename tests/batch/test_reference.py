@@ -105,4 +105,5 @@ def test_of_mvtec_no_photograph_is_kept(project):
         (batch / part).mkdir()
         (batch / part / "one.png").touch()
     reference.renew("cpu")
-    assert files(project / "results/reference/cpu") == {f"runs/{result['run_id']}/result.json", "tables/one.png", "figures/one.png"}
+    kept = {f"runs/{result['run_id']}/{name}" for name in ("result.json", "images.csv.gz")}
+    assert files(project / "results/reference/cpu") == {*kept, "tables/one.png", "figures/one.png"}

@@ -1,5 +1,6 @@
 """Interval, average, verdict and bootstrap: closed forms, brute force, and the coverage that the verdict promises."""
 
+import itertools
 import math
 
 import numpy as np
@@ -167,3 +168,34 @@ def test_its_auroc_is_ours(rows):
     labels, scores = map(np.array, zip(*rows))
     found = stats._auroc(scores[labels == 0], scores[labels == 1])
     assert found == pytest.approx(metrics.image_auroc(labels=labels, scores=scores.astype(float)))
+
+
+# --- The paper's claims -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n, verdict", [(2, "undecided"), (5, "undecided"), (6, "holds"), (9, "holds")])
+def test_a_claim_needs_six_pairs_that_agree(n, verdict):
+    """2 of 2^n choices of signs are as extreme."""
+    found = stats.claim(np.arange(1.0, n + 1))
+    assert found["p"] == pytest.approx(2 / 2**n) and found["verdict"] == verdict and found["mean"] == (n + 1) / 2
+    against = stats.claim(-np.arange(1.0, n + 1))
+    assert against["p"] == found["p"] and against["verdict"] == {"holds": "does not hold"}.get(verdict, verdict)
+
+
+def test_the_test_of_a_claim_is_exact():
+    found = np.array([3.0, -1.0, 2.0, 5.0, -0.5, 4.0, 1.5])
+    means = [np.mean(found * signs) for signs in itertools.product((1, -1), repeat=len(found))]
+    assert stats.claim(found)["p"] == pytest.approx(np.mean(np.abs(means) >= abs(found.mean()) - 1e-12))
+
+
+def test_without_an_effect_a_claim_is_rarely_decided():
+    rng = np.random.default_rng(0)
+    decided = [stats.claim(rng.normal(size=8))["verdict"] != "undecided" for _ in range(200)]
+    assert 0.01 <= np.mean(decided) <= 0.09
+
+
+def test_claims_without_pairs_or_without_any_difference():
+    assert stats.claim([])["verdict"] == "not run"
+    assert (stats.claim([0.0] * 8)["verdict"], stats.claim([2.0])["verdict"]) == ("undecided", "undecided")
+    found = stats.claim(np.arange(1.0, 9.0))
+    assert 1 < found["low"] < found["mean"] < found["high"] < 8 and stats.claim(np.arange(1.0, 9.0)) == found, "seeded"

@@ -124,7 +124,20 @@ def test_the_cpu_plan_is_about_what_is_there(tmp_path):
     roots = {p["dataset"]: p["data_root"] for p in plan.runs("cpu", data).values()}
     assert roots == {"mvtec": data, "mnist": str(tmp_path / "data" / "mnist")}
     novelty = plan.tables("cpu", roots["mnist"])
-    assert novelty["mvtec"] == novelty["complexity"] == [] and len(novelty["novelty"]) == 10, "without MVTec AD"
+    assert novelty["mvtec"] == novelty["complexity"] == [] and len(novelty["novelty"]) == 30, "without MVTec AD"
+
+
+@pytest.mark.parametrize("place", ["", "weights"])
+def test_the_papers_teacher_of_table_4_is_taken_where_its_weights_lie_beside_the_data(tmp_path, place):
+    touch(tmp_path / "mnist" / IDX)
+    lite = plan.tables("cpu", str(tmp_path))["novelty"]
+    assert distinct(lite, "teacher", "normalise", "weights") == {("efficientnet_lite0", "imagenet", None)}
+    weights = tmp_path / place / "resnet18-of_mine.pth"
+    touch(weights)
+    touch(tmp_path / place / "resnet181.pth")
+    tables = plan.tables("cpu", str(tmp_path))
+    assert distinct(tables["novelty"], "teacher", "normalise", "weights") == {("resnet18", None, str(weights))}
+    assert {p["seed"] for p in tables["novelty"]} == {0, 1, 2}
 
 
 def test_cost_is_measured_once_per_method(profile, everything):

@@ -136,7 +136,11 @@ def test_a_run_ends_well_with_a_valid_result(calls, name):
     fields = {k: v for k, v in parameters.items() if k != "threads"}
     cfg = Config.create(teacher="efficientnet_lite0", seed=0, **fields)
     assert (call.result["status"], call.result["run_id"], call.result["config"]) == ("finished", cfg.run_id, cfg.to_dict())
-    kept = ["loss.png", "result.json"] if name == "second" else ["loss.png", "maps.npz", "maps.png", "result.json"]
+    kept = (
+        ["images.csv.gz", "loss.png", "result.json"]
+        if name == "second"
+        else ["images.csv.gz", "loss.png", "maps.npz", "maps.png", "result.json"]
+    )
     assert call.files == [f"runs/{cfg.run_id}/{file}" for file in kept]
 
 

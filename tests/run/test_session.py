@@ -10,7 +10,7 @@ from test_record import CFG, HARDWARE, begun, files, made_up_scores, write
 
 from rdlib.errors import InputError
 from rdlib.run import checkpoint, record, session
-from rdlib.run.files import HALF_WRITTEN
+from rdlib.run.files import HALF_WRITTEN, NUMERICS
 
 
 def test_a_second_process_waits_for_the_first(tmp_path):
@@ -59,7 +59,7 @@ def test_a_result_of_other_numerics_says_so(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(record, "NUMERICS", 999)
     begun(tmp_path)
-    assert "numerics 2 (now 999)" in capsys.readouterr().out
+    assert f"numerics {NUMERICS} (now 999)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", [{"threads": 2}, {"evaluate_every": 1}])
@@ -84,7 +84,7 @@ def test_history_and_where_training_went_on_come_out_of_the_checkpoint(tmp_path)
     again.write(made_up_scores(), [0.5], {"image_auroc": 1.0, "image_ap": 1.0, "au_pro": 0.5}, {"gmacs": 1.5})
     assert (again.done["history"], again.done["provenance"]["resumed_from"]) == (first.history, 1)
     assert again.done["complexity"] == {"gmacs": 1.5} and again.done["metrics"]["au_pro"] == 0.5
-    assert files(again.folder) == ["result.json"], "the checkpoint is gone"
+    assert files(again.folder) == ["images.csv.gz", "result.json"], "the checkpoint is gone"
 
 
 def test_a_device_without_the_runs_precision_is_said_and_written_down(tmp_path, capsys):

@@ -7,7 +7,6 @@ from helpers import REPO
 from rdlib.config import Config
 from rdlib.datasets import IMAGE_FOLDER_DATASETS
 from rdlib.run import record
-from rdlib.run.files import write_atomically
 
 # Two normal and two anomalous images, told apart without a mistake: nothing to gain or lose by drawing them again.
 SEPARATED = [(f"test/{kind}/{i}.png", label, label + i / 10, 9 * label) for kind, label in (("good", 0), ("hole", 1)) for i in range(2)]
@@ -71,7 +70,7 @@ def failed(status="failed", reason="no memory", **params):
 def put(folder, *results):
     """Write results as run files below `folder`; returns it."""
     for result in results:
-        write_atomically(folder / "runs" / result["run_id"] / "result.json", json.dumps(result))
+        record.write(folder / "runs" / result["run_id"], result)
     return folder
 
 
