@@ -294,10 +294,8 @@ def _mvtec(folder: Path, problems: list[str], said: Said, good: str = "good", en
     """train/good/000.png, test/good/000.png, test/<defect>/000.png, ground_truth/<defect>/000_mask.png"""
     normal, tests, truth = folder / "train" / good, folder / "test", folder / "ground_truth"
     absent = ", ".join(f"no folder {place.relative_to(folder)}" for place in (normal, tests) if not place.is_dir())
-    if absent:
-        problems.append(f"{folder}: {absent}; expected MVTec layout (train/{good}, test/<defect>, ground_truth/<defect>)")
-    train = [Item(p, "good") for p in images_among(entries(normal), problems, said)]
-    test: list[Item] = []
+    problems += [f"{folder}: {absent}; expected MVTec layout (train/{good}, test/<defect>, ground_truth/<defect>)"] * bool(absent)
+    train, test = [Item(p, "good") for p in images_among(entries(normal), problems, said)], []
     for place in [p for p in entries(tests) if p.is_dir()]:
         before = len(problems)
         images = images_among(entries(place), problems, said)
@@ -330,8 +328,7 @@ def _visa(folder: Path, problems: list[str], said: Said) -> Items:
     """Data/Images/Normal/0000.JPG, Data/Images/Anomaly/000.JPG, Data/Masks/Anomaly/000.png; beside the categories
     split_csv/1cls.csv, the official split for one-class training, with a row for every image."""
     table = folder.parent / "split_csv/1cls.csv"
-    train: list[Item] = []
-    test: list[Item] = []
+    train, test = [], []
     try:
         rows = [row for row in csv.reader(table.read_text(encoding="utf-8-sig").splitlines()) if row]
     except (OSError, ValueError, csv.Error):
@@ -346,7 +343,7 @@ def _visa(folder: Path, problems: list[str], said: Said) -> Items:
         item = Item(folder.parent / image, "good" if normal else label, None if normal else folder.parent / mask)
         absent = [p for p in (item.image, item.mask) if p and p not in there]
         problems += [f"{p}: not there, and {table} names it; put it there" for p in absent]
-        if split not in ("train", "test") or (split == "train" and not normal):
+        if (split, label) not in (("train", "normal"), ("test", "normal"), ("test", "anomaly")):
             problems.append(f"{table}: {image} is {label!r} in {split!r}; put the original there")
         elif not absent:
             (train if split == "train" else test).append(item)
@@ -355,18 +352,21 @@ def _visa(folder: Path, problems: list[str], said: Said) -> Items:
     return train, test
 
 
+def _named(pattern: str, folder: Path, said: Said) -> list[Path]:
+    """What lies in a folder under such names; the rest, pages and pictures about the data set, is passed over."""
+    if rest := [p for p in entries(folder) if not re.match(pattern, p.name)]:
+        said.setdefault("not used", []).extend(rest)
+    return [p for p in entries(folder) if p not in rest]
+
+
 def _kolektorsdd(folder: Path, problems: list[str], said: Said) -> Items:
     """kos01/Part0.jpg, kos01/Part0_label.bmp: the label alone says whether the image is anomalous.
 
     No split for one-class training is published. Ours keeps the images of a commutator together, which are alike: those of every
     fifth (kos05, kos10, ...) are for the test, and with them all anomalous ones.
     """
-    train: list[Item] = []
-    test: list[Item] = []
-    for place in entries(folder):
-        if not re.fullmatch(r"kos\d+", place.name):
-            said.setdefault("not used", []).append(place)
-            continue
+    train, test = [], []
+    for place in _named(r"kos\d+$", folder, said):
         files = images_among(entries(place), problems, said)
         labels = [p for p in files if p.stem.endswith("_label")]
         for image, mask in _paired([p for p in files if p not in labels], labels, place, "_label.bmp", problems):
@@ -386,17 +386,13 @@ def _magnetic_tile(folder: Path, problems: list[str], said: Said) -> Items:
     No split for one-class training is published. Ours tests on the free ones of every fifth thousand of frame numbers (0 to 999, 5000
     to 5999, ...): frames of one tile under several exposures have neighbouring numbers, so nearly all of them stay together.
     """
-    train: list[Item] = []
-    test: list[Item] = []
-    for place in entries(folder):
-        defect, files = place.name.removeprefix("MT_").lower(), entries(place / "Imgs")
-        if place.name[:3] != "MT_":
-            said.setdefault("not used", []).append(place)
-            continue
+    train, test = [], []
+    for place in _named("MT_", folder, said):
+        files = entries(place / "Imgs")
         masks = [p for p in files if p.suffix.lower() == ".png"]
         images = images_among([p for p in files if p not in masks], problems, said)
-        if defect != "free":
-            test += [Item(p, defect, mask) for p, mask in _paired(images, masks, place / "Imgs", ".png", problems)]
+        if place.name != "MT_Free":
+            test += [Item(p, place.name, mask) for p, mask in _paired(images, masks, place / "Imgs", ".png", problems)]
             continue
         for path in images:
             number = re.search(r"\d+$", path.stem)

@@ -163,7 +163,7 @@ def test_other_counts_than_the_published_ones_are_a_remark(tmp_path, dataset):
     assert said.startswith(f"{category}: {there[0]} training and {there[1]} test images, {DATASETS[dataset].title} has ")
 
 
-@pytest.mark.parametrize("split, label", [("train", "anomaly"), ("validation", "normal"), ("", "")])
+@pytest.mark.parametrize("split, label", [("train", "anomaly"), ("validation", "normal"), ("test", "good"), ("", "")])
 def test_a_row_of_visas_table_that_makes_no_sense_is_named(tmp_path, split, label):
     category, (train, *_) = made("visa", tmp_path)
     table = tmp_path / "split_csv/1cls.csv"
