@@ -32,6 +32,7 @@ MOST_ATTEMPTS = 3  # of a run whose kernel died; an error of the run itself woul
 NEEDS = {"demo": (4_000, 30, 0), "cpu": (8_000, 240, 0), "paper": (16_000, 480, 1)}[PROFILE]
 
 RUNS = plan.runs(PROFILE, DATA)
+TRAINERS = plan.trainers(RUNS)
 TABLES = {table: [plan.identity(p) for p in needed] for table, needed in plan.tables(PROFILE, DATA).items()}
 # Without any run of its own (no MVTec category under DATA, say) a notebook has nothing to tell.
 REPORTS = {notebook: report for notebook, report in plan.REPORTS.items() if any(map(TABLES.get, report.needs))}
@@ -60,6 +61,11 @@ def begin(_):
 
 def result(run_id):
     return f"{OUT}/runs/{run_id}/result.json"
+
+
+def trainer(wildcards):
+    """Of train_on=all, the run that trains the model that this one shares: no core waits for it. How old it is does not matter."""
+    return [ancient(result(TRAINERS[wildcards.run_id]))] if wildcards.run_id in TRAINERS else []
 
 
 def threads_of(run_id):
@@ -103,6 +109,7 @@ rule all:
 rule run:
     input:
         begin,
+        trainer,
     output:  # update: a result whose Snakemake was killed counts as incomplete, and is looked at and not removed
         update(OUT + "/runs/{run_id}/result.json"),
     retries: MOST_ATTEMPTS - 1

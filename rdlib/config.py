@@ -36,10 +36,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "resize": ("antialias", "no_antialias"),
     "mask_rule": ("over_half", "any"),
     "precision": ("fp32", "tf32", "bf16"),
+    "train_on": ("category", "all"),
 }
 POSITIVE = ("image_size", "batch_size", "lr")
 AT_LEAST_ZERO = ("sigma", "seed", "epochs")
 LONGEST_ID = 240  # characters of a run id; file systems take names of 255 bytes
+# Fields that run files leave out where they say nothing, as files from before there was the field.
+LATER: dict[str, Any] = {"weights_id": "", "train_on": "category"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,7 @@ class Config:
     experiment: str = "main"
     label: str = ""  # free word appended to the variant
     weights_id: str = ""  # begin of the sha256 of a teacher file of one's own, "" = the published weights; see run.parameters
+    train_on: str = "category"  # "all": one student for all categories of the data set, tested on this one
 
     @classmethod
     def create(cls, **params: Any) -> Config:
@@ -96,7 +100,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_type(field.name, field.type, getattr(self, field.name))
+            check_type(field.name, field.type, getattr(self, field.name))
             if field.type == "float":  # papermill gives an int for "1": one run id for 1 and 1.0
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
         for name in CHOICES:
@@ -142,6 +146,11 @@ class Config:
             raise InputError(f"normal_class={self.normal_class!r}: dataset {self.dataset!r} takes a category instead")
         elif not self.category:
             raise InputError(f"category={self.category!r}: dataset {self.dataset!r} needs one, for example 'bottle'")
+        if self.train_on == "all" and (self.dataset in NOVELTY_DATASETS or self.method in METHOD_DEFAULTS):
+            raise InputError(
+                f"train_on='all': one model for all categories needs a data set that has categories and a method that trains, "
+                f"not dataset={self.dataset!r} with method={self.method!r}; take train_on='category'"
+            )
 
     @property
     def smallest_batch(self) -> int:
@@ -173,17 +182,24 @@ class Config:
         return f"{self.experiment}-{self.dataset}-{self.category}-{self.variant}-s{self.seed}"
 
     @property
+    def model_id(self) -> str:
+        """What the runs of `train_on=all` share: the run id without the category."""
+        return f"{self.experiment}-{self.dataset}-{self.variant}-s{self.seed}"
+
+    @property
     def torch_seed(self) -> int:
         """Seed of the run, from (seed, data set, category), so that no result depends on what ran before it.
 
         The variant is left out on purpose: runs that differ in one factor share their random numbers, so that the
-        difference between them is the factor's and not another draw's.
+        difference between them is the factor's and not another draw's. So is the category where one model is trained for all.
         """
-        return int.from_bytes(hashlib.sha256(f"{self.seed}:{self.dataset}:{self.category}".encode()).digest()[:6], "big")
+        category = "" if self.train_on == "all" else self.category
+        return int.from_bytes(hashlib.sha256(f"{self.seed}:{self.dataset}:{category}".encode()).digest()[:6], "big")
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in run files; `weights_id` only where it says something, as in files from before there was one."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "weights_id" or v} | {"scales": list(self.scales)}
+        """As it stands in run files; the fields of LATER only where they say something."""
+        values = dataclasses.asdict(self) | {"scales": list(self.scales)}
+        return {k: v for k, v in values.items() if k not in LATER or v != LATER[k]}
 
 
 # PaDiM and SPADE train nothing and give one map.
@@ -219,7 +235,8 @@ def parse_scales(value: Any) -> tuple[int, ...]:
     return scales
 
 
-def _check_type(name: str, annotation: str, value: Any) -> None:
+def check_type(name: str, annotation: str, value: Any) -> None:
+    """raises: InputError if a parameter is not of the type that its dataclass states"""
     allowed = {"str": str, "bool": bool, "int": int, "float": (int, float), "int | None": (int, type(None))}
     expected = allowed.get(annotation, tuple)
     if not isinstance(value, expected) or (isinstance(value, bool) and annotation != "bool"):
@@ -227,12 +244,13 @@ def _check_type(name: str, annotation: str, value: Any) -> None:
 
 
 def _choose(name: str, value: Any) -> None:
-    if value not in CHOICES[name]:
-        raise InputError(f"{name}={value!r}: must be one of {', '.join(CHOICES[name])}")
+    of_timm = name == "teacher" and re.fullmatch(r"timm/[a-z0-9_]+(\.[a-z0-9_]+)?", value)
+    if value not in CHOICES[name] and not of_timm:
+        raise InputError(f"{name}={value!r}: must be one of {', '.join(CHOICES[name])}{', timm/NAME' * (name == 'teacher')}")
 
 
 def _short(teacher: str) -> str:
-    return teacher.replace("efficientnet_", "").replace("wide_resnet50_2", "wrn50")
+    return teacher.replace("efficientnet_", "").replace("wide_resnet50_2", "wrn50").replace("/", "_")
 
 
 def _word(value: Any) -> str:

@@ -14,7 +14,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import permutations
 from operator import attrgetter
@@ -53,7 +53,7 @@ class ImageSet:
 
     images: (N, C, H, W) uint8, C = 1 (grey, repeated to 3 for the teacher) or 3
     labels: (N,) uint8, 1 = anomalous; from the folder (or class), never from the mask
-    paths: N names relative to the category's folder
+    paths: N names relative to the category's folder (to that of the categories, if the images are of all of them)
     masks: (N, H, W) bool, 1 = anomalous; None where the data set has none
     """
 
@@ -76,6 +76,7 @@ class Data:
         exactly the pixels of a training image; differs_from_official: images more or fewer than are published (absent if none are)
     duplicates: (training image, test image) of exactly the same pixels, by their names
     said: sentences on what reading passed over or decided
+    train_manifests: category -> manifest of all that `train` comes from, if that is not the one of `test` alone
     """
 
     train: ImageSet
@@ -84,10 +85,13 @@ class Data:
     notes: dict[str, int]
     duplicates: tuple[tuple[str, str], ...] = ()
     said: tuple[str, ...] = ()
+    train_manifests: dict[str, str] = field(default_factory=dict)
 
 
 def remarks(found: Data, cfg: Config) -> list[str]:
     """A sentence for each thing that a run does not refuse and its reader must know."""
+    if found.train_manifests:
+        return list(found.said)
     said = []
     if found.notes.get("differs_from_official"):
         known = DATASETS[cfg.dataset]
@@ -118,6 +122,8 @@ def load(cfg: Config, data_root: str | Path = "", store: Any = None) -> Data:
     if not str(data_root):
         holds = DATASETS[cfg.dataset].signs[0].format(cfg.category)
         raise DataError(f"data_root is empty: give the folder that holds {holds}, for example -p data_root data/{cfg.dataset}")
+    if cfg.train_on == "all":
+        return load_all(Path(data_root), cfg, store)
     return load_folder(category_folder(Path(data_root), cfg.dataset, cfg.category), cfg, store)
 
 
@@ -150,6 +156,27 @@ def load_folder(folder: Path, cfg: Config, store: Any = None) -> Data:
         counts = len(train + test) if isinstance(official, int) else [len(train), len(test)]
         notes["differs_from_official"] = int(np.abs(np.subtract(counts, official)).sum())
     return Data(*splits, digest, notes, duplicates, (*sentences(said, folder), *facts["said"]))
+
+
+def load_all(root: Path, cfg: Config, store: Any = None) -> Data:
+    """A category, with the training images of all categories below `root` in place of its own, in order of name (`train_on=all`).
+
+    raises: DataError with every problem found in any of them
+    """
+    category_folder(root, cfg.dataset, cfg.category)
+    found, problems = {}, []
+    for name, place in categories(root, cfg.dataset).items():
+        try:
+            found[name] = load_folder(place, replace(cfg, category=name), store)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    sets, own = [one.train for one in found.values()], found[cfg.category]
+    names = tuple(f"{name}/{path}" for name, one in found.items() for path in one.train.paths)
+    train = ImageSet(*(np.concatenate([getattr(s, part) for s in sets]) for part in ("images", "labels")), names)
+    manifests = {name: one.manifest for name, one in found.items()}
+    return replace(own, train=train, train_manifests=manifests, said=tuple(remarks(own, cfg)))
 
 
 def refuse_too_few(count: int, where: str, cfg: Config) -> None:

@@ -14,7 +14,7 @@ from rdlib.config import CHOICES, Config
 if TYPE_CHECKING:  # not at run time: reading results must not load torch
     from rdlib.score import Scores
 
-METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "au_pro", "au_pro_per_image")
+METRICS = ("image_auroc", "image_ap", "image_f1_max", "image_tpr_fpr01", *metrics.PIXEL_METRICS, "au_pro_per_image")
 SCALE_SETS = ((1,), (2,), (3,), (2, 3), (1, 2, 3))  # Table 6
 CURVE = np.linspace(0, 0.3, 61)  # false positive rates at which a run file keeps the PRO curve, for drawing
 
@@ -35,13 +35,23 @@ def evaluate(scores: Scores, cfg: Config, scales: tuple[int, ...] | None = None)
     if scores.masks is None:
         return found
     pixels = {"masks": scores.masks, "maps": maps}
-    return found | metrics.pixel_metrics(**pixels) | {"au_pro_per_image": metrics.au_pro_per_image(**pixels)}
+    return found | metrics.pixel_metrics(**pixels, labels=scores.labels) | {"au_pro_per_image": metrics.au_pro_per_image(**pixels)}
 
 
 def image_metrics(labels: NDArray, scores: NDArray) -> dict[str, float]:
-    """image_auroc and image_ap. labels, scores: (N,)"""
+    """The metrics of images. labels, scores: (N,)"""
     images = {"labels": labels, "scores": scores}
-    return {"image_auroc": metrics.image_auroc(**images), "image_ap": metrics.image_ap(**images)}
+    points = {f"image_{name}": value for name, (value, _) in metrics.operating_points(**images).items()}
+    return {"image_auroc": metrics.image_auroc(**images), "image_ap": metrics.image_ap(**images)} | points
+
+
+def thresholds(scores: Scores, maps: NDArray, rule: str) -> dict[str, float]:
+    """Scores at which the metrics at a threshold are reached, under these metrics' names; NaN where there is none."""
+    pairs = {"image": (scores.labels, image_scores(scores, maps, rule))}
+    if scores.masks is not None:
+        pairs["pixel"] = (scores.masks.ravel(), maps.ravel())
+    points = {kind: metrics.operating_points(labels=truth, scores=values) for kind, (truth, values) in pairs.items()}
+    return {f"{kind}_{name}": threshold for kind, found in points.items() for name, (_, threshold) in found.items()}
 
 
 def details(scores: Scores, cfg: Config, found: dict[str, float]) -> dict[str, Any]:
@@ -50,7 +60,8 @@ def details(scores: Scores, cfg: Config, found: dict[str, float]) -> dict[str, A
     found: the metrics, of `evaluate`
     returns: by_scales: all metrics for every scale set of Table 6, from the same trained model; keys as in the table, "M2+M3".
         by_image_score: image metrics for every rule that turns a map into a score.
-        images: path, label, score and size of the anomaly of each. pro_curve, where it is defined. undefined: see `why_undefined`
+        thresholds: see there. images: path, label, score and size of the anomaly of each. pro_curve, where it is defined.
+        undefined: see `why_undefined`
     """
     maps, there = scores.maps(cfg.scales), len(scores.scale_maps)
     by_scales = {ks: found if ks == cfg.scales else evaluate(scores, cfg, ks) for ks in SCALE_SETS if max(ks) <= there}
@@ -60,6 +71,7 @@ def details(scores: Scores, cfg: Config, found: dict[str, float]) -> dict[str, A
     told = {
         "by_scales": {"+".join(f"M{k}" for k in ks): values for ks, values in by_scales.items()},
         "by_image_score": {rule: image_metrics(scores.labels, values) for rule, values in rules.items()},
+        "thresholds": thresholds(scores, maps, cfg.image_score),
         "images": images,
         "undefined": why_undefined(scores, found, maps),
     }
@@ -84,7 +96,7 @@ def why_undefined(scores: Scores, found: dict[str, float], maps: NDArray) -> dic
     pixels = f"masks have {scores.masks.size - count} normal and {count} anomalous pixels; both kinds are needed"
     if anomalous and not count:
         pixels += f" (the defects of all {anomalous} anomalous images vanished, or their masks are empty)"
-    told = {name: images if name.startswith("image") else pixels for name in undefined}
+    told = {name: images if name.startswith("image") or (name == "aupimo" and not normal) else pixels for name in undefined}
     if without := int(np.isnan(pros).sum()):
         told["au_pro_per_image"] = (
             f"{without} of {len(pros)} images with anomalous pixels left out, because no threshold below the FPR limit gives a curve there"

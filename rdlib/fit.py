@@ -74,15 +74,14 @@ def fit(
     raises: FloatingPointError, at the end of the epoch, naming the files of the first batch whose loss is not finite, or what the last
         step left that is not
     """
-    memorises = hasattr(model, "memorise")
-    features = TeacherFeatures(model.teacher, train.images, cfg, store, "train features", keep=not memorises)
-    if memorises:
-        model.memorise(features)
+    if hasattr(model, "memorise"):
+        model.memorise(TeacherFeatures(model.teacher, train.images, cfg, store, "train features", keep=False))
         return []
-    tiny = features[slice(0, 1)][-1].shape[-2:] == (2, 2)  # the embedding is one position, as at 32 px
+    deepest = model.teacher(to_batch(train.images[:1], device_of(model)))[-1]
+    tiny = deepest.shape[-2:] == (2, 2)  # the embedding is one position, as at 32 px
     with cut_to_seen_taps(model) if tiny else contextlib.nullcontext():
         layout = torch.contiguous_format if tiny else torch.channels_last  # the faster one, see `make bench`
-        losses, how = _train(model.to(memory_format=layout), train, features, cfg, on_epoch, checkpoint, cuda_graph, layout)
+        losses, how = _train(model.to(memory_format=layout), train, cfg, on_epoch, store, checkpoint, cuda_graph, layout)
     if store and how:
         store.log["training step"] = how
     return losses
@@ -91,18 +90,21 @@ def fit(
 def _train(
     model: Distillation,
     train: ImageSet,
-    features: TeacherFeatures,
     cfg: Config,
     on_epoch: Callable[[int, float], None] | None,
+    store: Store | None,
     checkpoint: Checkpoint | None,
     cuda_graph: bool,
     layout: torch.memory_format,
 ) -> tuple[list[float], str]:
     """The losses of `fit`, and how a step was taken, see `Steps`."""
-    images = Rows([train.images], features.device) if model.sees_images else None
     optimiser = optimiser_of(model, cfg)
     order = torch.Generator().manual_seed(cfg.torch_seed)
     losses = restore(checkpoint, model, optimiser, order) if checkpoint else []
+    if len(losses) == cfg.epochs:  # a checkpoint of the last epoch: nothing is trained, so no features are needed
+        return losses, ""
+    features = TeacherFeatures(model.teacher, train.images, cfg, store, "train features")
+    images = Rows([train.images], features.device) if model.sees_images else None
     take = Steps(model, optimiser, cfg, cuda_graph)
     model.train()
     for epoch in range(len(losses) + 1, cfg.epochs + 1):

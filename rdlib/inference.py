@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TypeVar
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from rdlib.config import Config
 from rdlib.errors import InputError
@@ -106,36 +109,61 @@ def for_inference(module: Module, run: Callable[[Module], object]) -> Module:
     run: calls the module on an example: which convolution feeds which BatchNorm is seen, not guessed from names
     """
     module = copy.deepcopy(module).eval().to(memory_format=torch.channels_last)
-    fed_by = _watch(module, run)
-    for conv, norm in fed_by.values():
+    pairs = _watch(module, run)
+    for norm, conv in pairs.items():
         fused = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d))
         conv.weight, conv.bias = fused.weight, fused.bias
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if child in fed_by:
-                setattr(parent, name, nn.Identity())
+            if child in pairs:
+                setattr(parent, name, nn.Sequential(*child.children()))  # timm's BatchNormAct2d holds its activation, a plain one nothing
     return module.requires_grad_(False)
 
 
-def _watch(module: Module, run: Callable[[Module], object]) -> dict[nn.Module, tuple[nn.Module, nn.Module]]:
-    """BatchNorm -> (convolution whose output it is given, itself), for those that have one to themselves."""
-    outputs: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor is held, so that its id stays its own
-    fed_by: dict[nn.Module, tuple[nn.Module, nn.Module]] = {}
+class _Uses(TorchFunctionMode):
+    """Counts for each tensor, by its id, the calls of torch that make another tensor from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[int] = Counter()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if not isinstance(made, torch.Size) and any(isinstance(m, Tensor) for m in tree_leaves(made)):
+            self.count.update(map(id, tree_leaves((args, kwargs))))
+        return made
+
+
+def _watch(module: Module, run: Callable[[Module], object]) -> dict[nn.Module, nn.Module]:
+    """BatchNorm -> the convolution that feeds it, where neither is called twice and nothing else sees what is between them."""
+    outputs: dict[int, tuple[nn.Module, Tensor, int]] = {}  # the tensor is held, so that its id stays its own
+    fed: list[tuple[nn.Module, nn.Module, int]] = []
+    calls: Counter[nn.Module] = Counter()
 
     def after_conv(conv: nn.Module, _: object, output: Tensor) -> None:
-        outputs[id(output)] = (conv, output)
+        calls[conv] += 1
+        outputs[id(output)] = (conv, output, output._version)
+        uses.count[id(output)] = 0  # an earlier tensor may have had this id
 
     def before_norm(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        if id(inputs[0]) in outputs:
-            fed_by[norm] = (outputs[id(inputs[0])][0], norm)
+        calls[norm] += 1
+        conv, _, version = outputs.get(id(inputs[0]), (None, None, None))
+        if inputs[0]._version == version:  # no activation has changed it in place
+            fed.append((norm, conv, id(inputs[0])))
 
     convs = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and _only_normalises(m)]
     hooks = [m.register_forward_hook(after_conv) for m in convs] + [m.register_forward_pre_hook(before_norm) for m in norms]
-    run(module)
+    with _Uses() as uses:
+        uses.count.update(map(id, tree_leaves(run(module))))  # a map that is returned is seen, too
     for hook in hooks:
         hook.remove()
-    return fed_by
+    return {norm: conv for norm, conv, between in fed if uses.count[between] == calls[conv] == calls[norm] == 1}
+
+
+def _only_normalises(norm: nn.BatchNorm2d) -> bool:
+    """Whether nothing is lost if it is folded away; timm's subclass goes on with its children, another may do anything."""
+    return type(norm).forward is nn.BatchNorm2d.forward or type(norm).__name__ == "BatchNormAct2d"
 
 
 class OnePosition(nn.Conv2d):

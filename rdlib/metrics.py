@@ -4,6 +4,9 @@ Two different numbers are called PRO. `au_pro` is the data set's definition (MVT
 test images pooled, the exact area to FPR 0.3 divided by 0.3. `au_pro_per_image` is what the official RD4AD code
 computes and the paper reports. Scores are higher for more anomalous; arguments are keyword-only.
 
+At a threshold, and at low false-positive rates, where AUROC and AU-PRO of good detectors are all near 1: the greatest F1, the true
+positive rate at 1 % false positives, AU-PRO to FPR 0.05, and AUPIMO (Bertoldo et al., BMVC 2024, arXiv:2401.01984).
+
 Labels and masks are 0 and 1 (bool, or numbers), scores and maps finite numbers; lists will do. All raise InputError
 for anything else, for shapes that differ and for a number out of its range.
 """
@@ -18,6 +21,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from rdlib.errors import InputError
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
+LOW_FPR = 0.01  # of the true positive rate at few false positives
+STRICT_FPR = 0.05  # limit of au_pro_05
+PIMO_FPR = (1e-5, 1e-4)  # AUPIMO's bounds L and U, of pixels of normal images
 
 
 def image_auroc(*, labels: ArrayLike, scores: ArrayLike) -> float:
@@ -32,30 +38,82 @@ def image_ap(*, labels: ArrayLike, scores: ArrayLike) -> float:
     return float(average_precision_score(labels, scores)) if len(np.unique(labels)) == 2 else float("nan")
 
 
+def operating_points(*, labels: ArrayLike, scores: ArrayLike) -> dict[str, tuple[float, float]]:
+    """Metrics at one threshold each, and that threshold: what scores as much or more counts as anomalous.
+
+    labels, scores: (N,) of images, or of all pixels of a category (masks and maps, raveled)
+    returns: f1_max: the greatest F1 = 2 TP / (2 TP + FP + FN) over all thresholds, the strictest of equals
+        tpr_fpr01: the greatest true positive rate with at most 1 % false positives (no point between two thresholds is assumed);
+        each (value in [0, 1], threshold); NaN if only one class is present, threshold NaN if no threshold keeps within 1 %
+    """
+    labels, scores = _checked(labels=labels, scores=scores)
+    if labels.all() or not labels.any():
+        return dict.fromkeys(("f1_max", "tpr_fpr01"), (float("nan"), float("nan")))
+    thresholds, false, true, _ = _curves(labels, scores, np.ones(np.count_nonzero(labels)))
+    return _operating_points(thresholds, false, true, labels.size)
+
+
+def _operating_points(thresholds: NDArray, false: NDArray, true: NDArray, size: int) -> dict[str, tuple[float, float]]:
+    """From the curves of `_curves`: only anomalous scores can be best, any other threshold finds no more and errs more often."""
+    false, true, anomalous = false[2::2], true[2::2], true[-1]
+    f1, kept = 2 * true / (true + false + anomalous), np.count_nonzero(false / (size - anomalous) <= LOW_FPR)
+    best, tpr = np.argmax(f1), true[kept - 1] / anomalous
+    low = (float(tpr), float(thresholds[kept - 1])) if kept else (0.0, float("nan"))
+    return {"f1_max": (float(f1[best]), float(thresholds[best])), "tpr_fpr01": low}
+
+
 def image_score(maps: NDArray, rule: str) -> NDArray:
     """S_AD per image: the map's maximum (MVTec), sum (novelty) or mean, in float64. maps: (..., H, W) -> (...)"""
     reduce = {"max": np.max, "sum": np.sum, "mean": np.mean}[rule]
     return reduce(maps.astype(np.float64), axis=(-2, -1))
 
 
-def pixel_metrics(*, masks: ArrayLike, maps: ArrayLike, max_fpr: float = 0.3) -> dict[str, float]:
-    """pixel_auroc, pixel_ap and au_pro of a category, exact, from one sort of all its pixels.
+PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_tpr_fpr01", "au_pro", "au_pro_05", "aupimo")
 
-    masks, maps: (N, H, W); max_fpr: of au_pro, in (0, 1]
-    returns: three values in [0, 1]; NaN where no pixel, or every pixel, is anomalous
+
+def pixel_metrics(*, masks: ArrayLike, maps: ArrayLike, max_fpr: float = 0.3, labels: ArrayLike | None = None) -> dict[str, float]:
+    """PIXEL_METRICS of a category, exact, from one sort of all its pixels.
+
+    masks, maps: (N, H, W); max_fpr: of au_pro, in (0, 1]; labels: (N,), of images. An image of label 1 whose mask is empty (its
+        defect vanished) is not one of AUPIMO's normal images; without labels every image with an empty mask is
+    returns: values in [0, 1]; NaN where no pixel, or every pixel, is anomalous, and aupimo without a normal image
     """
     masks, maps = _checked(masks=masks, maps=maps, max_fpr=max_fpr)
-    anomalous = np.count_nonzero(masks)
+    sizes = np.count_nonzero(masks, axis=(1, 2))
+    clean = (sizes == 0) & ~_checked(labels=np.zeros(len(masks)) if labels is None else labels, images=sizes)[0]
+    anomalous = sizes.sum()
     normal = masks.size - anomalous
     if not normal or not anomalous:
-        return dict.fromkeys(("pixel_auroc", "pixel_ap", "au_pro"), float("nan"))
-    false, true, overlap = _curves(masks, maps)
+        return dict.fromkeys(PIXEL_METRICS, float("nan"))
+    thresholds, false, true, overlap = _curves(masks, maps, 1 / region_sizes(masks))
     fpr, found = false / normal, true[2::2]
     auroc = np.trapezoid(true / anomalous, fpr) + (1 - fpr[-1])
     ap = np.sum(np.diff(true[::2]) / anomalous * (found / (found + false[2::2])))
-    area = _area_to(max_fpr, fpr, overlap)
+    points = _operating_points(thresholds, false, true, masks.size)
     # The last overlap is the number of regions up to rounding; dividing by it makes the last overlap exactly 1.
-    return {"pixel_auroc": float(auroc), "pixel_ap": float(ap), "au_pro": float(area / max_fpr / overlap[-1])}
+    pros = [_area_to(limit, fpr, overlap) / limit / overlap[-1] for limit in (max_fpr, STRICT_FPR)]
+    values = (auroc, ap, *(value for value, _ in points.values()), *pros, _aupimo(maps[masks], sizes, maps[clean]))
+    return dict(zip(PIXEL_METRICS, map(float, values), strict=True))
+
+
+def _aupimo(scores: NDArray, sizes: NDArray, normal: NDArray) -> float:
+    """Mean over anomalous images of the area under T(F) to F in [L, U] of log F, divided by log(U / L).
+
+    F(t) is the mean over normal images of their share of pixels >= t, and T(t) the found share of one image's anomalous pixels, at the
+    lowest threshold that keeps F. T is a sum over pixels, each found from F = F(its score) on, so the area is the mean over an image's
+    anomalous pixels of log(U / F(score)) / log(U / L), held within 0 and 1. Only the U-th part of the normal pixels is ever sorted.
+
+    scores: (P,) of anomalous pixels, image after image; sizes: (N,), how many each image has; normal: maps of normal images, reordered
+    """
+    if not normal.size:
+        return float("nan")
+    (lower, upper), normal, sizes = PIMO_FPR, normal.ravel(), sizes[sizes > 0]
+    count = int(np.ceil(upper * normal.size))
+    normal.partition(normal.size - count)
+    false = np.arange(count + 1) / normal.size
+    worth = np.clip(np.log(upper / np.maximum(false, lower)) / np.log(upper / lower), 0, 1)
+    found = worth[count - np.searchsorted(np.sort(normal[-count:]), scores)]
+    return float(np.mean(np.add.reduceat(found, np.cumsum(sizes) - sizes) / sizes))
 
 
 def pixel_auroc(*, masks: ArrayLike, maps: ArrayLike) -> float:
@@ -75,7 +133,7 @@ def pro_curve(*, masks: ArrayLike, maps: ArrayLike) -> tuple[NDArray, NDArray]:
     returns: fpr, pro: (T,) each, both rising from 0 to 1; NaN where there is no normal pixel, or no region
     """
     masks, maps = _checked(masks=masks, maps=maps)
-    anomalous, pixels, overlaps = _anomalous_scores(masks, maps)
+    anomalous, pixels, overlaps = _anomalous_scores(masks, maps, 1 / region_sizes(masks))
     scores = np.sort(maps, axis=None)
     first = _starts(scores)
     rank = np.searchsorted(anomalous, scores[first])  # of the lowest anomalous score that reaches the threshold
@@ -168,30 +226,31 @@ def count_regions(mask: ArrayLike) -> int:
 # --- One sort of the scores ---------------------------------------------------------------------------------------
 
 
-def _curves(masks: NDArray, maps: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+def _curves(truth: NDArray, scores: NDArray, shares: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """False positives, true positives (numbers of pixels) and overlap (summed over regions), from the strictest threshold down.
 
     Only anomalous scores are thresholds: between two of them no more than the number of false positives changes, so the
     points just above and at each of them are the corners of the curve, and few. Normal pixels are only counted.
     Counts are integers and overlaps float64: float32 running sums are wrong past 16.7 million pixels.
 
-    returns: (2 U + 1,) each for U thresholds; even points are those at a threshold, the first one is above them all
+    shares: (P,), what each anomalous pixel adds to the overlap
+    returns: the thresholds (U,), falling; the others (2 U + 1,): even points are those at a threshold, the first one is above them all
     """
-    scores, pixels, overlaps = _anomalous_scores(masks, maps)
-    normal = maps[~masks]
+    thresholds, pixels, overlaps = _anomalous_scores(truth, scores, shares)
+    normal = scores[~truth]
     normal.sort()  # in place: no second copy
-    above, reaching = (len(normal) - np.searchsorted(normal, scores, side="right"), len(normal) - np.searchsorted(normal, scores))
+    above, reaching = (len(normal) - np.searchsorted(normal, thresholds, side=side) for side in ("right", "left"))
     true, overlap = (np.repeat(_sums_from_the_top(v)[::-1], 2)[:-1] for v in (pixels, overlaps))
-    return np.append(0, np.stack([above, reaching], axis=1)[::-1].ravel()), true, overlap
+    return thresholds[::-1], np.append(0, np.stack([above, reaching], axis=1)[::-1].ravel()), true, overlap
 
 
-def _anomalous_scores(masks: NDArray, maps: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+def _anomalous_scores(truth: NDArray, scores: NDArray, shares: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """(U,) each: the distinct scores of anomalous pixels, rising; number of pixels with it; overlap they add, summed over regions."""
-    scores, overlaps = maps[masks], 1 / region_sizes(masks)
-    order = np.argsort(scores)
-    scores = scores[order]
-    first = _starts(scores)
-    return scores[first], np.diff(first, append=len(scores)), np.add.reduceat(overlaps[order], first)
+    anomalous = scores[truth]
+    order = np.argsort(anomalous)
+    anomalous = anomalous[order]
+    first = _starts(anomalous)
+    return anomalous[first], np.diff(first, append=len(anomalous)), np.add.reduceat(shares[order], first)
 
 
 def _starts(values: NDArray) -> NDArray:

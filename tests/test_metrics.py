@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, recall_score, roc_auc_score, roc_curve
 
 from rdlib import metrics
 from rdlib.errors import InputError
@@ -44,6 +44,16 @@ def test_golden_pixel_metrics(golden):
     assert found["pixel_ap"] == pytest.approx(expected["pixel_ap"], abs=1e-9)
     assert found["au_pro"] == pytest.approx(expected["au_pro_mvtec_exact"], abs=1e-9)
     assert found["au_pro"] == pytest.approx(expected["au_pro_anomalib_2_7_0"], abs=1e-7)
+    assert found["au_pro_05"] == pytest.approx(brute_au_pro(masks, maps, 0.05), abs=1e-12)
+    assert found["aupimo"] == pytest.approx(naive_aupimo(masks, maps), abs=1e-12) and 0 < found["aupimo"] < 1
+    assert (found["pixel_f1_max"], found["pixel_tpr_fpr01"]) == pytest.approx(scikit_learns(masks.ravel(), maps.ravel()), abs=1e-12)
+
+
+def test_golden_image_metrics_at_a_threshold(golden):
+    masks, maps, _ = golden
+    labels, scores = masks.any((1, 2)), metrics.image_score(maps, "max")
+    found = metrics.operating_points(labels=labels, scores=scores)
+    assert [value for value, _ in found.values()] == pytest.approx(scikit_learns(labels, scores), abs=1e-12)
 
 
 @pytest.mark.parametrize("rule", ["max", "sum"])
@@ -128,6 +138,60 @@ def test_au_pro_is_the_brute_force_one(seed, max_fpr):
     assert found == pytest.approx(brute_au_pro(masks, maps, max_fpr), abs=1e-12)
 
 
+def scikit_learns(labels, scores):
+    """Greatest F1 and greatest true positive rate at 1 % false positives, from scikit-learn's curves."""
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    return np.max(2 * precision * recall / np.maximum(precision + recall, 1e-300)), tpr[fpr <= 0.01].max()
+
+
+def reached(labels, scores, threshold):
+    """F1, true and false positive rate of what scores at least the threshold, from scikit-learn."""
+    said = scores >= threshold
+    return f1_score(labels, said), recall_score(labels, said), said[~labels].mean()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_metrics_at_a_threshold_are_the_best_of_all_thresholds(seed):
+    """With 1,000 pixels false positives are allowed; each value is reached at its threshold."""
+    masks, maps = random_case(seed, count=6, size=16, levels=300)
+    labels, scores = masks.ravel(), maps.ravel()
+    found = metrics.operating_points(labels=labels, scores=scores)
+    (f1, at_f1), (tpr, at_tpr) = found["f1_max"], found["tpr_fpr01"]
+    every = [reached(labels, scores, cut) for cut in np.unique(scores)]
+    assert f1 == pytest.approx(max(e[0] for e in every), abs=1e-12) == reached(labels, scores, at_f1)[0]
+    assert tpr == pytest.approx(max(e[1] for e in every if e[2] <= 0.01), abs=1e-12) == reached(labels, scores, at_tpr)[1] > 0
+    assert 0 < reached(labels, scores, at_tpr)[2] <= 0.01
+    pooled = metrics.pixel_metrics(masks=masks, maps=maps)
+    assert (pooled["pixel_f1_max"], pooled["pixel_tpr_fpr01"]) == (f1, tpr)
+
+
+def naive_aupimo(masks, maps, normal=None):
+    """From the definition. Between two multiples of 1 / (normal pixels) no false positive rate is possible, so there F^-1(z) is one
+    threshold: the lowest score (or above all) of which the mean false positive rate of the normal images is at most z."""
+    lower, upper = metrics.PIMO_FPR
+    normal = ~masks.any((1, 2)) if normal is None else normal
+    cuts = np.append(np.unique(maps), np.inf)
+    shared = np.mean([[(image >= cut).mean() for cut in cuts] for image in maps[normal]], axis=0)
+    steps = np.arange(maps[normal].size + 1) / maps[normal].size
+    bounds = np.unique(np.concatenate([[lower, upper], steps[(steps > lower) & (steps < upper)]]))
+    areas = []
+    for mask, image in zip(masks, maps):
+        if mask.any():
+            found = [(image[mask] >= cuts[np.argmax(shared <= np.sqrt(low * high))]).mean() for low, high in zip(bounds, bounds[1:])]
+            areas.append(np.sum(found * np.diff(np.log(bounds))) / np.log(upper / lower))
+    return np.mean(areas)
+
+
+@pytest.mark.parametrize("bounds", [(1e-5, 1e-4), (0.005, 0.05), (0.013, 0.3), (0.1, 1)])
+@pytest.mark.parametrize("seed", range(3))
+def test_aupimo_is_that_of_its_definition(seed, bounds, monkeypatch):
+    monkeypatch.setattr(metrics, "PIMO_FPR", bounds)
+    masks, maps = random_case(seed, levels=60)
+    masks[0] = False
+    assert metrics.pixel_metrics(masks=masks, maps=maps)["aupimo"] == pytest.approx(naive_aupimo(masks, maps), abs=1e-12)
+
+
 def official_image_pro(mask, amap, thresholds=200):
     """The official code's loop, one image: binary map above each threshold, overlap per region, FPR below 0.3 rescaled."""
     regions = regions_of(mask[None])
@@ -175,12 +239,69 @@ def test_image_auroc_by_hand():
 def test_perfect_inverted_and_constant_maps():
     masks = row(1, 1, 0, 0, dtype=bool)
     perfect, constant = row(9, 8, 2, 1), row(5, 5, 5, 5)
-    assert metrics.pixel_metrics(masks=masks, maps=perfect) == {"pixel_auroc": 1, "pixel_ap": 1, "au_pro": 1}
+    found = metrics.pixel_metrics(masks=masks, maps=perfect)
+    assert np.isnan(found.pop("aupimo")) and found == dict.fromkeys(found, 1), "no normal image"
     assert metrics.pixel_auroc(masks=masks, maps=-perfect) == 0
     assert metrics.au_pro(masks=masks, maps=-perfect) == 0
     assert metrics.pixel_auroc(masks=masks, maps=constant) == 0.5
     assert metrics.pixel_ap(masks=masks, maps=constant) == 0.5
     assert metrics.au_pro(masks=masks, maps=constant) == pytest.approx(0.15)  # the diagonal to 0.3, over 0.3
+
+
+def test_f1_max_and_its_threshold_by_hand():
+    """At 0.8 one of two is found: F1 2/3. At 0.4, beside the false one: 1/2. At 0.35 both, one false: 2 * 2 / (2 * 2 + 1) = 4/5."""
+    found = metrics.operating_points(labels=[0, 0, 1, 1], scores=[0.1, 0.4, 0.35, 0.8])
+    assert found == {"f1_max": (0.8, 0.35), "tpr_fpr01": (0.5, 0.8)}
+
+
+def test_of_equal_f1_the_strictest_threshold_is_given():
+    """At 5: 2 / (2 + 1 missed); at 1: 2 * 2 / (2 * 2 + 2 false). Both 2/3."""
+    assert metrics.operating_points(labels=[1, 0, 0, 1], scores=[5, 4, 3, 1])["f1_max"] == (pytest.approx(2 / 3), 5)
+
+
+def test_the_true_positive_rate_at_one_per_cent_by_hand():
+    """300 normal scores allow 3 false positives, 299 only 2; the tie of a normal and an anomalous score counts as both."""
+    normal, anomalous = np.arange(300.0), [300, 297.5, 297, 296]
+    for start, expected in ((0, (3 / 4, 297)), (1, (2 / 4, 297.5))):
+        scores = np.append(normal[start:], anomalous)
+        found = metrics.operating_points(labels=np.arange(len(scores)) >= len(normal) - start, scores=scores)
+        assert found["tpr_fpr01"] == expected
+    value, threshold = metrics.operating_points(labels=[0, 1], scores=[1, 1])["tpr_fpr01"]
+    assert value == 0 and np.isnan(threshold), "no threshold finds anything without a false positive"
+
+
+def test_au_pro_05_by_hand():
+    """100 normal pixels, one region of two: half found at FPR 0.02, all at 0.1. Area to 0.05: 0.03 x 1/2, over 0.05: 3/10."""
+    masks = row(*[0] * 100, 1, 1, dtype=bool)
+    found = metrics.pixel_metrics(masks=masks, maps=row(*range(100), 97.5, 89.5))
+    assert found["au_pro_05"] == pytest.approx(3 / 10, abs=1e-14)
+
+
+def test_aupimo_by_hand():
+    """A normal image of 100,000 pixels, so that k of them above a score are a shared FPR of k L, and 10 are U.
+
+    A pixel below none or one of them is found over all of the decade from L to U; below two, from 2 L on, which is log10(5) of it;
+    below ten, never. One image has three such pixels, another a single one below five: log10(2).
+    """
+    masks, maps = np.zeros((3, 100, 1000), bool), np.zeros((3, 100, 1000))
+    masks[1, 0, :4], masks[2, 5, 5] = True, True
+    maps[0] = np.arange(100_000).reshape(100, 1000)
+    maps[1, 0, :4], maps[2, 5, 5] = (100_000, 99_998.5, 99_997.5, 99_989.5), 99_994.5
+    maps[1:, 50:] = 200_000  # false positives in anomalous images do not count
+    expected = ((1 + 1 + np.log10(5) + 0) / 4 + np.log10(2)) / 2
+    assert metrics.pixel_metrics(masks=masks, maps=maps)["aupimo"] == pytest.approx(expected, abs=1e-14)
+    maps[2, 5, 5] = 99_994  # a tie counts as a false positive: below six
+    expected = ((1 + 1 + np.log10(5) + 0) / 4 + np.log10(10 / 6)) / 2
+    assert metrics.pixel_metrics(masks=masks, maps=maps)["aupimo"] == pytest.approx(expected, abs=1e-14)
+
+
+def test_an_anomalous_image_whose_mask_vanished_is_no_normal_one():
+    """It scores highest of all. By its label it is left out, and the other is found; by its empty mask it spoils every threshold."""
+    masks = np.concatenate([row(0, 0), row(0, 0), row(1, 0)]) > 0
+    maps = np.concatenate([row(1, 2), row(9, 9), row(5, 0)])
+    assert metrics.pixel_metrics(masks=masks, maps=maps, labels=[0, 1, 1])["aupimo"] == 1
+    assert metrics.pixel_metrics(masks=masks, maps=maps)["aupimo"] == 0
+    assert np.isnan(metrics.pixel_metrics(masks=masks, maps=maps, labels=[1, 1, 1])["aupimo"]), "no normal image"
 
 
 def test_au_pro_is_one_sixth():
@@ -279,8 +400,9 @@ small_masks = arrays(bool, (3, 4, 4)).filter(lambda m: m.any() and not m.all())
 def test_a_monotone_transform_of_scores_changes_nothing(masks, maps):
     before = metrics.pixel_metrics(masks=masks, maps=maps.astype(float))
     after = metrics.pixel_metrics(masks=masks, maps=np.exp(maps / 3.0) - 5)
-    assert after == pytest.approx(before, abs=1e-12)
-    assert all(-1e-12 <= v <= 1 + 1e-12 for v in before.values())
+    assert after == pytest.approx(before, abs=1e-12, nan_ok=True)
+    assert all(np.isnan(v) or -1e-12 <= v <= 1 + 1e-12 for v in before.values())
+    assert np.isnan(before["aupimo"]) == masks.any((1, 2)).all()
 
 
 @given(masks=small_masks, maps=small_maps, order=st.permutations(range(3)))
@@ -288,7 +410,7 @@ def test_the_order_of_images_does_not_matter(masks, maps, order):
     maps = maps.astype(float)
     found = metrics.pixel_metrics(masks=masks[order], maps=maps[order]), metrics.au_pro_per_image(masks=masks[order], maps=maps[order])
     expected = metrics.pixel_metrics(masks=masks, maps=maps), metrics.au_pro_per_image(masks=masks, maps=maps)
-    assert found[0] == pytest.approx(expected[0], abs=1e-12)
+    assert found[0] == pytest.approx(expected[0], abs=1e-12, nan_ok=True)
     assert found[1] == pytest.approx(expected[1], abs=1e-12, nan_ok=True)
 
 
@@ -297,6 +419,23 @@ def test_references_hold_on_any_small_case(masks, maps):
     maps = maps.astype(float)
     assert metrics.au_pro(masks=masks, maps=maps) == pytest.approx(brute_au_pro(masks, maps), abs=1e-12)
     assert metrics.pixel_auroc(masks=masks, maps=maps) == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
+    if not masks.any((1, 2)).all():
+        assert metrics.pixel_metrics(masks=masks, maps=maps)["aupimo"] == pytest.approx(naive_aupimo(masks, maps), abs=1e-12)
+
+
+@given(masks=small_masks, maps=small_maps)
+def test_a_threshold_reaches_its_value_and_a_monotone_transform_moves_it_along(masks, maps):
+    labels, scores = masks.ravel(), maps.ravel()
+    found = metrics.operating_points(labels=labels, scores=scores)
+    (f1, at_f1), (tpr, at_tpr) = found["f1_max"], found["tpr_fpr01"]
+    assert f1 == pytest.approx(reached(labels, scores, at_f1)[0], abs=1e-12) and f1 > 0
+    assert (
+        np.isnan(at_tpr)
+        if tpr == 0
+        else (tpr, 0) == (pytest.approx(reached(labels, scores, at_tpr)[1]), reached(labels, scores, at_tpr)[2])
+    )
+    after = metrics.operating_points(labels=labels, scores=2.0 * scores - 5)
+    np.testing.assert_equal(after, {name: (value, 2 * threshold - 5) for name, (value, threshold) in found.items()})
 
 
 @given(masks=small_masks, maps=small_maps)
@@ -315,7 +454,6 @@ def test_image_metrics_are_invariant_and_bounded(labels, scores):
 
 # --- Ties, number types, and many ----------------------------------------------------------------------------------
 
-POOLED = ("pixel_auroc", "pixel_ap", "au_pro")
 # Few values: ties within and across images, constant maps, both zeros, negatives, neighbours in the last bit, extremes.
 scores_of_all_kinds = st.sampled_from(
     [-0.0, 0.0, 1.0, float(np.nextafter(np.float32(1), np.float32(2))), -1.0, 1e-45, -1e-45, 1e38, -1e38, 0.5]
@@ -327,8 +465,10 @@ def all_references_agree(masks, maps, max_fpr=0.3):
     found = metrics.pixel_metrics(masks=masks, maps=maps, max_fpr=max_fpr)
     fpr, pro = metrics.pro_curve(masks=masks, maps=maps)
     assert np.trapezoid(pro, fpr) == pytest.approx(metrics.au_pro(masks=masks, maps=maps, max_fpr=1), abs=1e-12)
-    expected = roc_auc_score(masks.ravel(), maps.ravel()), average_precision_score(masks.ravel(), maps.ravel())
-    assert [found[k] for k in POOLED] == pytest.approx([*expected, brute_au_pro(masks, maps, max_fpr)], abs=1e-12)
+    flat = masks.ravel(), maps.ravel()
+    expected = [roc_auc_score(*flat), average_precision_score(*flat), *scikit_learns(*flat)]
+    expected += [brute_au_pro(masks, maps, limit) for limit in (max_fpr, 0.05)]
+    assert [found[k] for k in metrics.PIXEL_METRICS if k != "aupimo"] == pytest.approx(expected, abs=1e-12)
 
 
 @given(masks=small_masks, maps=arrays(np.float32, (3, 4, 4), elements=scores_of_all_kinds))
@@ -346,7 +486,9 @@ def test_references_hold_on_larger_cases_of_any_number_type(levels, dtype):
 @given(masks=small_masks, maps=arrays(np.float32, (3, 4, 4), elements=scores_of_all_kinds))
 def test_number_types_do_not_matter(masks, maps):
     double = maps.astype(np.float64)
-    assert metrics.pixel_metrics(masks=masks, maps=maps) == pytest.approx(metrics.pixel_metrics(masks=masks, maps=double), abs=1e-12)
+    assert metrics.pixel_metrics(masks=masks, maps=maps) == pytest.approx(
+        metrics.pixel_metrics(masks=masks, maps=double), abs=1e-12, nan_ok=True
+    )
     for found, expected in zip(metrics.pro_curve(masks=masks, maps=maps), metrics.pro_curve(masks=masks, maps=double)):
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
@@ -366,7 +508,7 @@ def test_counts_are_exact_past_what_float32_can_count():
     masks = rng.uniform(size=maps.shape) < 0.001 * (1 + maps)
     many = [np.broadcast_to(a, (21, 1024, 1024)) for a in (masks, maps)]
     found = metrics.pixel_metrics(masks=many[0], maps=many[1])
-    assert found == pytest.approx(metrics.pixel_metrics(masks=masks, maps=maps), abs=1e-12)
+    assert found == pytest.approx(metrics.pixel_metrics(masks=masks, maps=maps), abs=1e-12, nan_ok=True)
     values = maps.ravel()[masks.ravel()]  # AUROC from 20 x 20 counts, in Python's integers
     true, false = ([21 * int(n) for n in np.bincount(v.astype(int), minlength=20)] for v in (values, maps[~masks]))
     won = sum(t * (2 * sum(false[:i]) + false[i]) for i, t in enumerate(true))
@@ -399,6 +541,11 @@ def test_pixel_metrics_are_undefined_without_both_kinds_of_pixels(fill):
     assert all(np.isnan(v) for v in metrics.pixel_metrics(masks=masks, maps=maps).values())
 
 
+def test_metrics_at_a_threshold_are_undefined_with_one_class():
+    for label in (0, 1):
+        assert np.isnan(list(metrics.operating_points(labels=[label] * 3, scores=[1, 2, 3]).values())).all()
+
+
 def test_pro_per_image_is_undefined_without_a_region():
     maps = np.arange(18.0).reshape(2, 3, 3)
     assert np.isnan(metrics.au_pro_per_image(masks=np.zeros((2, 3, 3), bool), maps=maps))
@@ -428,7 +575,7 @@ IMAGES = {"labels": np.array([0, 1, 1, 0]), "scores": np.array([0.1, 0.9, 0.3, 0
 MAPS = {"masks": np.array([[[0, 1], [1, 0]]]), "maps": np.array([[[0.1, 0.9], [0.3, 0.4]]])}
 ONE_MAP = {"mask": MAPS["masks"][0], "map": MAPS["maps"][0]}
 FUNCTIONS = {
-    **dict.fromkeys(("image_auroc", "image_ap"), IMAGES),
+    **dict.fromkeys(("image_auroc", "image_ap", "operating_points"), IMAGES),
     **dict.fromkeys(("pixel_metrics", "pixel_auroc", "pixel_ap", "pro_curve", "au_pro", "au_pro_per_image", "image_pros"), MAPS),
     "image_pro": ONE_MAP,
 }
@@ -475,6 +622,12 @@ def test_shapes_that_differ_are_refused(name):
     for case in (shorter, deeper):
         with pytest.raises(InputError, match=r"\(.*\) and .*\(.*\) must have one shape \("):
             getattr(metrics, name)(**case)
+
+
+def test_labels_of_another_shape_than_images_are_refused():
+    for labels in (0, [0, 1], [[1]]):
+        with pytest.raises(InputError, match=r"labels \(.*\) and images \(1,\) must have one shape"):
+            metrics.pixel_metrics(**MAPS, labels=labels)
 
 
 @pytest.mark.parametrize("name", ["pixel_metrics", "au_pro", "au_pro_per_image", "image_pros", "image_pro"])

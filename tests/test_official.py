@@ -1,10 +1,9 @@
 """The official code's checkpoints: every name, every value, and what is no such checkpoint."""
 
-import os
-
 import golden_weights as golden
 import pytest
 import torch
+from helpers import Evil
 
 from rdlib import model, official, teachers
 from rdlib.errors import InputError
@@ -37,16 +36,6 @@ def test_a_checkpoint_file_loads_its_values(resnet18, tmp_path):
     assert torch.equal(resnet18.ocbe.mff.paths[0][1][0].weight, checkpoint["bn"]["conv2.weight"])
     assert torch.equal(resnet18.ocbe.mff.paths[1][0][1].running_var, checkpoint["bn"]["bn3.running_var"])
     assert torch.equal(resnet18.student.stages[2][0].downsample[0].weight, checkpoint["decoder"]["layer3.0.upsample.0.weight"])
-
-
-class Evil:
-    """Makes a folder when it is unpickled without precaution."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
 
 
 def test_a_pickled_object_is_not_executed(resnet18, tmp_path):

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import tomllib
-import urllib.request
 from pathlib import Path
 
 import nbformat
@@ -18,7 +17,6 @@ import papermill
 import pytest
 import yaml
 from helpers import PATIENCE, REPO
-from lab import jupyterlab
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -80,7 +78,10 @@ def test_conda_installs_the_same_lock():
     assert len(plain) == 2 and pip[0] == "-r requirements.txt"
 
 
-@pytest.mark.parametrize("file", ["run/result.schema.json", "own/detector.schema.json", "paper/published.csv"])
+TEMPLATE = [f"report/template/{path.name}" for path in (REPO / "rdlib/report/template").iterdir()]
+
+
+@pytest.mark.parametrize("file", ["run/result.schema.json", "own/detector.schema.json", "paper/published.csv", *TEMPLATE])
 def test_data_files_of_the_package_are_installed(file):
     patterns = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rdlib"]
     assert (REPO / "rdlib" / file).is_file() and any(Path(file).match(p) for p in patterns)
@@ -162,41 +163,6 @@ def test_every_recipe_is_sound_shell_in_a_folder_with_a_space(tmp_path):
         subprocess.run(["sh", "-n"], input=said.stdout, text=True, check=True)
         whole = [w for line in said.stdout.splitlines() if "my clone" in line for w in shlex.split(line) if "my" in w or "clone" in w]
         assert all("my clone" in w for w in whole), (target, whole)
-
-
-# --- JupyterLab and the network -----------------------------------------------------------------------------------
-
-WATCH = """import os, socket
-def told(host, *rest, _known=socket.getaddrinfo, **more):
-    with open(os.environ["ASKED"], "a") as file:
-        print(host.decode() if isinstance(host, bytes) else host, file=file)
-    return _known(host, *rest, **more)
-socket.getaddrinfo = told
-"""
-NEWS = ("news", "update", "extensions?refresh=1")
-
-
-def hosts_asked(folder, *options):
-    """Hosts that a JupyterLab looks up whose page asks for all that it can ask for."""
-    (folder / "sitecustomize.py").write_text(WATCH)
-    environment = {"PYTHONPATH": str(folder), "ASKED": str(folder / "asked")}
-    with jupyterlab(*options, root=folder, own=folder, environment=environment) as server:
-        for name in NEWS:
-            address = f"http://127.0.0.1:{server['port']}/lab/api/{name}"
-            request = urllib.request.Request(address, headers={"Authorization": f"token {server['token']}"})
-            try:
-                urllib.request.urlopen(request, timeout=PATIENCE).close()
-            except urllib.error.HTTPError as error:  # what it asked for did not come
-                error.close()
-    return set((folder / "asked").read_text().splitlines()) - {"127.0.0.1", "localhost", "", "None"}
-
-
-def test_make_lab_asks_the_network_for_nothing(tmp_path):
-    (command,) = re.findall(r"^\t(jupyter lab .*)$", (REPO / "Makefile").read_text(), re.M)
-    for name in ("plain", "ours"):
-        (tmp_path / name).mkdir()
-    assert hosts_asked(tmp_path / "ours", *command.split()[2:-1]) == set()
-    assert hosts_asked(tmp_path / "plain", "--ip=127.0.0.1"), "by itself it does, so the test would see it"
 
 
 # --- All tracked files --------------------------------------------------------------------------------------------

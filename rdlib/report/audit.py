@@ -69,11 +69,11 @@ def image_rows(folders: Mapping[str, Path], dataset: str) -> list[dict[str, Any]
     return rows
 
 
-Example = tuple[str, NDArray, NDArray | None]  # title, image (C, H, W) uint8, mask (H, W) bool
+def examples(folder: Path, cfg: Config) -> list[tuple[str, NDArray, NDArray | None]]:
+    """Title, image (C, H, W) uint8 and mask (H, W) bool, None if normal, of the first test image of each kind, "good" first.
 
-
-def examples(folder: Path, cfg: Config) -> list[Example]:
-    """The first test image of each kind, "good" first, resized as the run will see it, with its mask (None if normal)."""
+    Resized as the run will see them.
+    """
     first = {item.defect: item for item in reversed(find_items(folder, cfg.dataset)[1])}
     shown = []
     for defect in sorted(first, key=lambda name: (name != "good", name)):
@@ -81,22 +81,3 @@ def examples(folder: Path, cfg: Config) -> list[Example]:
         mask = resize_mask(read_mask(item.mask), cfg.image_size, cfg.mask_rule) if item.mask else None
         shown.append((defect, resize(read_image(item.image), cfg.image_size, cfg.resize), mask))
     return shown
-
-
-def demo_crops(folder: Path) -> list[dict[str, Any]]:
-    """Where the crops of a demo texture lie in their photograph, found again by their top row of pixels.
-
-    folder: a texture category of the demo set (coins are turned, so they cannot be found again)
-    returns: a row per crop: category, split, first and last column (px; NaN if a defect covers the top row)
-    raises: DataError if it is not a texture of the demo set
-    """
-    if folder.name not in demo.TEXTURES:
-        raise DataError(f"category={folder.name!r}: not a texture of the demo set")
-    photo = demo.photograph(folder.name)
-    pixels, rows = photo.tobytes(), []
-    train, test, _ = find_items(folder)
-    for split, item in [*(("train", item) for item in train), *(("test", item) for item in test)]:
-        at = pixels.find(np.asarray(read_image(item.image))[0].tobytes())
-        first = at // 3 % photo.shape[1] if at >= 0 else np.nan
-        rows.append({"category": folder.name, "split": split, "first": first, "last": first + demo.SIZE - 1})
-    return rows

@@ -42,11 +42,6 @@ LOSSLESS_BELOW = 120_000  # bytes of a PNG; charts are kept exactly, photographs
 WEBP_QUALITY = 82
 
 
-def write(folder: Path, out: Path, data: str = "") -> None:
-    """Write `page(folder, data)` to a file."""
-    files.write_atomically(out, page(folder, data))
-
-
 def page(folder: Path, data: str = "") -> str:
     """The report as HTML text.
 
@@ -257,7 +252,7 @@ def run_view(run: Run, folder: Path) -> dict[str, Any]:
         "id": run["run_id"],
         "config": config,
         "variant": run["run_id"].rsplit("-", 2)[1],
-        "metrics": [(_words(k), v, run["undefined"].get(k, "")) for k, v in run["metrics"].items()],
+        "metrics": [(_words(k), v, run["undefined"].get(k) or _at(run, k)) for k, v in run["metrics"].items()],
         "by_scales": [(k, v.get("image_auroc"), v.get("pixel_auroc")) for k, v in run["by_scales"].items()],
         "parameters": [(_words(k), _text(v), k not in IDENTITY and _text(v) != _text(usual.get(k, v))) for k, v in config.items()],
         "data": [(_words(k), v) for k, v in run["data"].items()],
@@ -268,6 +263,11 @@ def run_view(run: Run, folder: Path) -> dict[str, Any]:
         "images": worst_images(run, folder),
         "note": plots.ATTRIBUTION.get(config["dataset"], ""),
     }
+
+
+def _at(run: Run, metric: str) -> str:
+    threshold = run.get("thresholds", {}).get(metric)
+    return "" if threshold is None else f"at score {threshold:.4g}"
 
 
 def _text(value: Any) -> str:
@@ -331,7 +331,7 @@ def main(words: Sequence[str]) -> None:
     folder = resolve(given.folder)
     out = resolve(given.out) if given.out else folder / "report.html"
     with exit_in_words():
-        write(folder, out, given.data)
+        files.write_atomically(out, page(folder, given.data))
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 

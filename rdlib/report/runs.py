@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from rdlib.config import Config
+from rdlib.config import LATER, Config
 from rdlib.datasets import MVTEC_COUNTS
 from rdlib.errors import InputError
 from rdlib.evaluate import METRICS
@@ -60,7 +60,7 @@ def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _row(result: dict[str, Any], path: Path, precision: str) -> dict[str, Any]:
-    config = {"weights_id": ""} | result["config"]  # left out where the weights are the published ones
+    config = LATER | result["config"]
     timing, provenance = result.get("timing", {}), result.get("provenance", {})
     return {
         "run_id": result["run_id"],
@@ -83,7 +83,7 @@ def _row(result: dict[str, Any], path: Path, precision: str) -> dict[str, Any]:
 
 
 def _variant(config: dict[str, Any], precision: str) -> str:
-    plain = Config.create(**{k: config[k] for k in CELL}, precision=precision).to_dict()
+    plain = LATER | Config.create(**{k: config[k] for k in CELL}, precision=precision).to_dict()
     return " ".join(f"{k}={_text(v)}" for k, v in config.items() if k not in CELL and v != plain[k])
 
 

@@ -43,7 +43,7 @@ def comparison(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         without = pd.isna(c.ours)
         entries = {
             "paper": paper.text(c.paper, c.evidence) if published else None,
-            "ours": c.verdict if without else _mean(c.ours, c.std, c.n) + "‡" * bool(c.failed),
+            "ours": c.verdict if without else mean(c.ours, c.std, c.n) + "‡" * bool(c.failed),
             "difference": None if several or not published else "" if without or pd.isna(c.paper) else f"{c.difference:+.1f}",
             "verdict": c.verdict if published else None,
         }
@@ -51,7 +51,8 @@ def comparison(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return numbers, pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _mean(mean: float, std: float, n: int) -> str:
+def mean(mean: float, std: float, n: int) -> str:
+    """Mean ± std over n seeds, as text."""
     return f"{mean:.1f} ({n})" if pd.isna(std) else f"{mean:.1f} ± {std:.1f} ({n})"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rdlib.config import PUBLISHED_WEIGHTS, Config, refuse_unknown
+from rdlib.config import PUBLISHED_WEIGHTS, Config, check_type, refuse_unknown
 from rdlib.errors import InputError
 from rdlib.paths import output_folder, resolve
 
@@ -21,7 +21,7 @@ class Where:
     """Where a run's inputs and outputs lie and what computes it: no part of the run's identity.
 
     data_root: folder of the categories or of the original files; "" for the sets that come with packages
-    weights: local file of the teacher's weights under torchvision's names; "" = torch's cache, then a download
+    weights: local file of the teacher's weights under torchvision's (or timm's) names; "" = the library's cache, then a download
     same_function: that file, where it is not the published one, computes the same teacher, so that verdicts are given
     out_dir: the run goes to `out_dir/runs/<run id>/`
     device: "auto", "cuda", "cuda:1", "mps" or "cpu"
@@ -51,6 +51,14 @@ class Where:
     save_maps: bool = True
     evaluate_every: int = 0
     measure: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "cache_gb", "checkpoint_s", "evaluate_every"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}={getattr(self, name)}: must be 0 or greater")
+        output_folder("out_dir", self.out_dir)
+        if self.cache_dir:
+            output_folder("cache_dir", self.cache_dir)
 
 
 def notebook_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
@@ -90,23 +98,28 @@ def from_notebook(namespace: dict[str, Any]) -> tuple[Config, Where]:
     raises: InputError naming an unknown parameter and the nearest known one, or an impossible value
     """
     given = notebook_parameters(namespace)
-    places, settings = ({f.name: f.type for f in dataclasses.fields(kind)} for kind in (Where, Config))
-    del settings["weights_id"]  # follows from the weights file
-    refuse_unknown(given, places.keys() | settings.keys())
-    types = settings | places
-    given = {k: text_parameter(k, v) if types[k] == "str" else v for k, v in given.items() if v is not None}
-    for name in places.keys() & given.keys():
-        expected = type(getattr(Where, name))
-        if type(given[name]) is not expected:
-            raise InputError(f"{name}={given[name]!r}: expected {expected.__name__}, got {type(given[name]).__name__}")
-        if expected is int and given[name] < 0:
-            raise InputError(f"{name}={given[name]!r}: must be 0 or greater")
-    output_folder("out_dir", given.get("out_dir", Where.out_dir))
-    if given.get("cache_dir"):
-        output_folder("cache_dir", given["cache_dir"])
-    cfg = Config.create(**{k: v for k, v in given.items() if k in settings})
-    where = Where(**{k: v for k, v in given.items() if k in places})
+    fields = {f.name: f.type for f in dataclasses.fields(Config) if f.name != "weights_id"}  # that one follows from the weights file
+    refuse_unknown(given, fields.keys() | Where.__dataclass_fields__)
+    given = {name: value for name, value in given.items() if value is not None}
+    where = Where(**typed(Where, given))
+    cfg = Config.create(**{k: text_parameter(k, v) if fields[k] == "str" else v for k, v in given.items() if k in fields})
+    if cfg.train_on == "all" and where.evaluate_every:
+        raise InputError(f"evaluate_every={where.evaluate_every}: with train_on='all' one training serves every category; leave it 0")
     return dataclasses.replace(cfg, weights_id=weights_id(cfg.teacher, where.weights)), where
+
+
+def typed(kind: type, given: dict[str, Any]) -> dict[str, Any]:
+    """What a dataclass takes of these parameters, as its annotations say: text as it was typed, a float where papermill made an int of 1.
+
+    raises: InputError naming a parameter of another type
+    """
+    values = {}
+    for field in dataclasses.fields(kind):
+        if field.name in given:
+            value = text_parameter(field.name, given[field.name]) if field.type == "str" else given[field.name]
+            check_type(field.name, field.type, value)
+            values[field.name] = float(value) if field.type == "float" else value
+    return values
 
 
 def weights_id(teacher: str, weights: str) -> str:
@@ -116,13 +129,14 @@ def weights_id(teacher: str, weights: str) -> str:
     """
     if not weights:
         return ""
-    if teacher not in PUBLISHED_WEIGHTS:
+    if teacher not in PUBLISHED_WEIGHTS and not teacher.startswith("timm/"):
         raise InputError(f"weights={weights!r}: teacher {teacher!r} takes no file; its weights come with a package")
     path = resolve(weights)
     if not path.is_file():
-        raise InputError(f"weights={weights!r}: no such file; give torchvision's, or one of your own with its names")
+        raise InputError(f"weights={weights!r}: no such file; give torchvision's or timm's, or one of your own with its names")
     sha256 = _sha256(path, path.stat().st_mtime_ns)
-    return "" if sha256.startswith(PUBLISHED_WEIGHTS[teacher]) else sha256[:12]
+    published = PUBLISHED_WEIGHTS.get(teacher)  # of timm's no table is kept
+    return "" if published and sha256.startswith(published) else sha256[:12]
 
 
 @cache

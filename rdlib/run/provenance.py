@@ -23,7 +23,8 @@ def provenance(cfg: Config, *, hardware: dict[str, Any], same_function: bool = F
 
     hardware: device, gpu and threads, from `inference.describe_hardware`
     same_function: a teacher file that is not the published one computes the same function
-    more: teacher_sha256, data_manifest; shared: the store's `log`: what came from it, where features lie, what a step is; resumed_from:
+    more: teacher_sha256, data_manifest; of `train_on=all` also train_manifests (category -> manifest of all that was trained on) and
+        model (`session.Run.model`); shared: the store's `log`: what came from it, where features lie, what a step is; resumed_from:
         epoch of the checkpoint that training went on from, 0 = in one go, so its `fit_s` is the whole training
     """
     root = project_root()
@@ -31,7 +32,7 @@ def provenance(cfg: Config, *, hardware: dict[str, Any], same_function: bool = F
     return {
         **revision(root),
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "",
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in (*PACKAGES, *["timm"] * cfg.teacher.startswith("timm/"))},
         "python": platform.python_version(),
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu_name(),

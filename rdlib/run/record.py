@@ -39,24 +39,26 @@ def run_folder(out_dir: Path, cfg: Config) -> Path:
 # --- Which run ----------------------------------------------------------------------------------------------------
 
 
-def identity(config: dict[str, Any], *, teacher_sha256: str, data_manifest: str, **_: Any) -> dict[str, Any]:
+def identity(config: dict[str, Any], *, teacher_sha256: str, data_manifest: str, train_manifests: Any = None, **_: Any) -> dict[str, Any]:
     """What must be the same for two files to belong to one run: its configuration, the weights and the data.
 
     config: `Config.to_dict()`; the rest may be the whole provenance of a run file
     """
-    return config | {"teacher_sha256": teacher_sha256, "data_manifest": data_manifest}
+    same = {"teacher_sha256": teacher_sha256, "data_manifest": data_manifest}
+    return config | same | ({"train_manifests": train_manifests} if train_manifests else {})
 
 
-def finished(out_dir: Path, cfg: Config, *, teacher_sha256: str, data_manifest: str) -> dict[str, Any] | None:
+def finished(out_dir: Path, cfg: Config, **same: Any) -> dict[str, Any] | None:
     """The result of this run if it is there and did not fail.
 
+    same: of `identity`
     raises: InputError if a result with the same id has another configuration, data, weights or format
     """
     path = run_folder(out_dir, cfg) / "result.json"
     if not path.is_file() or "metrics" not in (result := read_run(path)):
         return None
     there = identity(result["config"], **result["provenance"])
-    wanted = identity(cfg.to_dict(), teacher_sha256=teacher_sha256, data_manifest=data_manifest)
+    wanted = identity(cfg.to_dict(), **same)
     different = sorted(k for k in there.keys() | wanted.keys() if there.get(k) != wanted.get(k))
     if different:
         raise InputError(f"{path}: was made with another {', '.join(different)}; remove it or give another label")

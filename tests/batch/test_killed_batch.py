@@ -20,9 +20,8 @@ from batches import RUNS, TARGETS, kernels, numbers, numbers_of, project, start
 from helpers import PATIENCE
 
 from rdlib.batch import failure
-from rdlib.config import Config
 from rdlib.errors import InputError
-from rdlib.run import files, plan, record, session
+from rdlib.run import files, plan, record
 from rdlib.run.checkpoint import Checkpoint
 
 KILLS = 6
@@ -110,21 +109,6 @@ def test_a_batch_stopped_by_hand_has_no_failed_run_and_goes_on(tmp_path):
     assert start(root, checkpoint_s="0").wait(PATIENCE) == 0
     assert any(r["provenance"]["resumed_from"] > 0 for r in record.read_runs(root / "results/demo"))
     assert record.read_failures(root / "results/demo") == []
-
-
-def test_what_a_killed_process_left_half_written_goes_with_the_next_start(tmp_path):
-    cfg = Config.create(dataset="demo", category="brick", seed=0)
-    folder = record.run_folder(tmp_path, cfg)
-    folder.mkdir(parents=True)
-    code = f"""if True:
-        import os; from pathlib import Path; from rdlib.run import files
-        os.fsync = lambda handle: os.kill(os.getpid(), 9)
-        files.write_atomically(Path({str(folder / "result.json")!r}), "x" * 10000)"""
-    killed = subprocess.run([sys.executable, "-c", code])
-    assert killed.returncode == -signal.SIGKILL and len(list(folder.glob(".*.tmp"))) == 1, "killed while writing"
-    assert record.read_runs(tmp_path) == [] and not (folder / "result.json").exists()
-    session.claim(tmp_path, cfg).release()
-    assert list(folder.iterdir()) == []
 
 
 def test_a_second_batch_on_the_same_results_is_refused_and_a_dead_ones_lock_is_not(tmp_path):

@@ -5,13 +5,12 @@ import shutil
 import numpy as np
 import pytest
 from helpers import REPO
-from made_up_runs import failed, put, run
+from made_up_runs import failed, put, put_with_maps, run
 
 from rdlib.batch import reference
 from rdlib.errors import InputError
 from rdlib.report import runs
 from rdlib.run import record
-from rdlib.score import Scores
 
 DEMO = REPO / "results" / "reference" / "demo"
 
@@ -57,8 +56,7 @@ def test_of_normal_images_the_two_nearest_to_an_alarm_keep_their_maps(tmp_path):
     images = [(f"test/{'hole' if label else 'good'}/{i}.png", label, label + i / 10, 9 * label) for label in (0, 1) for i in range(7)]
     result = run(dataset="demo", category="brick", teacher="efficientnet_lite0", epochs=15, images=images)
     masks = np.repeat([np.zeros((8, 8), bool), np.eye(8, dtype=bool)], 7, axis=0)
-    scores = Scores(np.zeros((3, 14, 8, 8), np.float32), masks.any((1, 2)), masks, tuple(path for path, *_ in images))
-    record.save_maps(put(tmp_path, result) / "runs" / result["run_id"], scores, np.zeros((14, 3, 8, 8), np.uint8))
+    put_with_maps(tmp_path, result, np.zeros((3, 14, 8, 8)), masks)
     reference._copy_shown_maps(runs.load(tmp_path), tmp_path / "runs", tmp_path / "target")
     kept = record.load_maps(tmp_path / "target" / result["run_id"])["paths"]
     assert [p for p in kept if "good" in p] == ["test/good/5.png", "test/good/6.png"] and any("hole" in p for p in kept)
@@ -98,9 +96,8 @@ def test_a_copy_that_fails_leaves_the_reference_as_it_was(project, monkeypatch):
 
 def test_of_mvtec_no_photograph_is_kept(project):
     """Maps are kept with the photographs, which may not be redistributed as data."""
-    result, batch = run(), project / "results/cpu"
-    scores = Scores(np.zeros((3, 1, 8, 8), np.float32), np.zeros(1), np.zeros((1, 8, 8), bool), ("test/good/0.png",))
-    record.save_maps(put(batch, result) / "runs" / result["run_id"], scores, np.zeros((1, 3, 8, 8)))
+    batch = project / "results/cpu"
+    result = put_with_maps(batch, run(), np.zeros((3, 1, 8, 8)), np.zeros((1, 8, 8), bool))
     for part in ("tables", "figures"):
         (batch / part).mkdir()
         (batch / part / "one.png").touch()

@@ -105,12 +105,6 @@ def test_the_threshold_changes_picture_precision_and_recall(controls, keep):
     keep(controls.page, "explorer-threshold")
 
 
-def test_another_image_changes_picture_and_its_numbers_only(controls):
-    image, category = controls.numbers()
-    before, after = controls.changes(lambda: controls.image().select_option("hole/004.png"))
-    assert before != after and controls.numbers()[0] != image and controls.numbers()[1] == category
-
-
 def test_a_click_chooses_the_pixel(controls, keep):
     box = controls.picture.bounding_box()
     place = {"x": 0.36 * box["width"], "y": 0.5 * box["height"]}
@@ -119,20 +113,6 @@ def test_a_click_chooses_the_pixel(controls, keep):
     row, column = (int(controls.slider(name).get_attribute("aria-valuenow").split(".")[0]) for name in ("row", "column"))
     assert abs(row - 61) < 12 and abs(column - 68) < 12, "the middle of the second picture"
     keep(controls.page, "explorer-click")
-
-
-def test_the_next_miss_is_another_image(controls):
-    controls.changes(lambda: controls.box.get_by_label("category", exact=True).select_option("grass"))
-    chosen = controls.image().input_value()
-    controls.changes(lambda: controls.box.get_by_role("button", name="next miss").click())
-    assert controls.image().input_value() != chosen
-    assert re.search(r"\b0 of 1 defect touched", controls.box.inner_text())
-
-
-def test_a_scale_is_switched_off(controls, keep):
-    before, after = controls.changes(lambda: controls.box.get_by_label("M1").uncheck())
-    assert before != after
-    keep(controls.page, "explorer-scales")
 
 
 def test_all_cells_run_again_without_a_restart(controls):

@@ -7,7 +7,6 @@ import pytest
 from helpers import config, mvtec_folder, picture, save
 from PIL import Image
 
-from rdlib import demo
 from rdlib.data import DataError
 from rdlib.report import audit
 
@@ -83,13 +82,6 @@ def test_a_category_without_one_of_its_parts_is_not_passed_over(tmp_path, part):
         checked(*folders.values())
 
 
-def test_category_folders_needs_a_folder(tmp_path):
-    with pytest.raises(DataError, match="data_root is empty"):
-        audit.category_folders("mvtec")
-    with pytest.raises(DataError, match="there are: none"):
-        audit.category_folders("mvtec", tmp_path)
-
-
 def test_examples_are_good_first_then_one_of_each_defect(tmp_path):
     folder = mvtec_folder(mvtec_folder(tmp_path / "nut"), defect="crack")
     shown = audit.examples(folder, config())
@@ -97,21 +89,3 @@ def test_examples_are_good_first_then_one_of_each_defect(tmp_path):
     assert shown[0][2] is None
     assert shown[1][1].shape == (3, 32, 32)
     assert shown[1][2].any()
-
-
-# --- The demo set -------------------------------------------------------------------------------------------------
-
-
-def test_demo_crops_are_found_where_they_were_cut(tmp_path):
-    photo = demo.photograph("brick")
-    for name, x in (("train/good/0", 5), ("train/good/1", 100), ("test/good/0", 384)):
-        save(Image.fromarray(photo[40 : 40 + demo.SIZE, x : x + demo.SIZE]), tmp_path / "brick" / f"{name}.png")
-    save(picture((demo.SIZE, demo.SIZE)), tmp_path / "brick/test/good/1.png")
-    rows = audit.demo_crops(tmp_path / "brick")
-    assert [(row["split"], row["first"], row["last"]) for row in rows[:3]] == [("train", 5, 132), ("train", 100, 227), ("test", 384, 511)]
-    assert len(rows) == 4 and np.isnan([rows[3]["first"], rows[3]["last"]]).all()
-
-
-def test_only_demo_textures_can_be_found_again(tmp_path):
-    with pytest.raises(DataError, match="not a texture"):
-        audit.demo_crops(mvtec_folder(tmp_path / "coin"))

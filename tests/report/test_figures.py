@@ -3,12 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_runs import run
+from made_up_runs import put_with_maps, run
 from PIL import Image
 
 from rdlib.report import figures, plots
-from rdlib.run import record
-from rdlib.score import Scores
 
 
 def images(**areas):
@@ -52,12 +50,8 @@ def test_telling_images_are_misses_finds_and_false_alarms():
 def result(tmp_path):
     """A run of two images that kept its maps: M1 is 0.1 and 0.2 everywhere, M2 and M3 twice and three times that."""
     made = run(0.9, dataset="demo", category="brick", images=[("test/hole/0.png", 1, 0.6, 4), ("test/hole/1.png", 1, 1.2, 4)])
-    maps = np.float32([[[[0.1]], [[0.2]]]]) * np.float32([1, 2, 3]).reshape(3, 1, 1, 1) * np.ones((4, 4), np.float32)
-    masks = np.ones((2, 4, 4), bool)
-    (tmp_path / "runs" / made["run_id"]).mkdir(parents=True)
-    scores = Scores(maps, np.ones(2), masks, ("test/hole/0.png", "test/hole/1.png"))
-    record.save_maps(tmp_path / "runs" / made["run_id"], scores, np.zeros((2, 3, 4, 4), np.uint8))
-    return made
+    maps = np.array([[[[0.1]], [[0.2]]]]) * np.array([1, 2, 3]).reshape(3, 1, 1, 1) * np.ones((4, 4))
+    return put_with_maps(tmp_path, made, maps, np.ones((2, 4, 4), bool))
 
 
 def test_a_kept_map_is_the_sum_over_the_scales_of_the_run(tmp_path, result):

@@ -138,6 +138,36 @@ def test_a_failure_marks_only_the_cells_it_is_a_run_of(tables):
         assert verdicts["bottle"] == expected and verdicts["cable"] == verdicts["avg_textures"] == "not run"
 
 
+STRICT = {"image F1": "image_f1_max", "image TPR": "image_tpr_fpr01", "pixel F1": "pixel_f1_max", "pixel TPR": "pixel_tpr_fpr01"}
+STRICT |= {"AU-PRO to 0.05": "au_pro_05", "AUPIMO": "aupimo"}
+
+
+def test_strict_metrics_have_a_table_over_seeds_and_categories(tables):
+    values = {name: i / 10 for i, name in enumerate(STRICT.values())}
+    demo = {"dataset": "demo", "image_size": 128}
+    results = [
+        run(category=c, seed=s, metrics={k: v + s / 100 for k, v in values.items()}, **demo) for c in ("brick", "coin") for s in (0, 1)
+    ]
+    cells = tables("04_mvtec", *results)["low_fpr"]
+    for text, name in STRICT.items():
+        expected = dict.fromkeys(("brick", "coin", "avg_total"), 100 * values[name] + 0.5)
+        assert of(cells[cells["column"] == text], "ours") == pytest.approx(expected)
+    assert set(cells["n"]) == {2} and set(cells["verdict"]) == {"not published"}
+
+
+def test_runs_of_before_have_no_strict_metrics_and_no_cell_holds_them(tables):
+    """Their category is `not run` in this table, and counts in the others; without any newer run there is no such table."""
+    old = [run(seed=s, category=c) for c, s in (("wood", 0), ("carpet", 0))]
+    for result in old:
+        for name in STRICT.values():
+            del result["metrics"][name]
+    found = tables("04_mvtec", *old, run(0.7, seed=1), failed(category="bottle"))
+    cells = found["low_fpr"].query("column == 'AUPIMO'")
+    assert (of(cells, "ours")["carpet"], of(cells, "n")["carpet"], of(found["table1_256"], "n")["carpet"]) == (70, 1, 2)
+    assert [of(cells, "verdict")[c] for c in ("wood", "bottle", "avg_total")] == ["not run", "failed", "failed"]
+    assert "low_fpr" not in tables("04_mvtec", *old)
+
+
 # --- Same teacher, novelty, ablations -----------------------------------------------------------------------------
 
 METHODS = ("reverse", "conventional", "padim", "spade")
@@ -157,6 +187,37 @@ def test_a_method_that_failed_on_a_category_has_no_average_and_the_others_keep_t
     cells = tables("04_mvtec", *results, failed(method="padim", category="wood"))["same_teacher"]
     assert set(cells.query("row == 'PaDiM'")["verdict"]) == {"failed"}
     assert cells.query("row != 'PaDiM'")["ours"].tolist() == pytest.approx([80] * 12)
+
+
+def test_one_model_for_all_stands_beside_one_each(tables):
+    """Carpet and wood, two seeds each: the average is of each seed, and the difference has Welch's interval of one freedom at the least."""
+    each = [run(v, category=c, seed=s) for c, vs in {"carpet": (0.9, 0.94), "wood": (0.8, 0.8)}.items() for s, v in enumerate(vs)]
+    every = [
+        run(v, category=c, seed=s, train_on="all")
+        for c, vs in {"carpet": (0.7, 0.74), "wood": (0.9, 0.86)}.items()
+        for s, v in enumerate(vs)
+    ]
+    cells = tables("04_mvtec", *each, run(0.1, category="zipper"), *every)["unified"].set_index(["column", "row"])
+    ours = cells["ours"].dropna()
+    assert ours["image AUROC, one each"].to_dict() == pytest.approx({"carpet": 92, "wood": 80, "average": 86})
+    assert ours["AU-PRO, one for all"].to_dict() == pytest.approx({"carpet": 72, "wood": 88, "average": 80})
+    average = cells.loc["image AUROC, one for all"].loc["average"]
+    assert (average["std"], average["n"], average["difference"]) == (0, 2, -6) and len(average["runs"].split()) == 4
+    assert average["interval"] == pytest.approx(12.7062 * np.sqrt(1), rel=1e-5), "t(1) of the one part that spreads: std of 85, 87 over two"
+    others = cells["others"].dropna().unstack(0)
+    assert others.loc["others (ADer), 15 categories, 100 epochs"].tolist() == [93.6, 95.8, 91.2]
+    assert others.loc["others (ADer), 15 categories, 300 epochs"].tolist() == [90.5, 95.9, 91.2]
+
+
+def test_a_seed_without_all_categories_has_no_average(tables):
+    every = [
+        run(0.9, category="carpet", train_on="all"),
+        failed(category="wood", train_on="all"),
+        run(0.5, category="wood", seed=1, train_on="all"),
+    ]
+    cells = tables("04_mvtec", run(), *every)["unified"].set_index(["column", "row"]).loc["image AUROC, one for all"]
+    assert cells.loc[["carpet", "wood", "average"], "n"].tolist() == [1, 1, 0] and np.isnan(cells.loc["average", "ours"])
+    assert "unified" not in tables("04_mvtec", run())
 
 
 def novelty(dataset, values, **params):

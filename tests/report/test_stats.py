@@ -1,5 +1,6 @@
 """Interval, average, verdict and bootstrap: closed forms, brute force, and the coverage that the verdict promises."""
 
+import inspect
 import itertools
 import math
 
@@ -7,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rdlib import metrics
+from rdlib import fit, metrics
 from rdlib.report import stats
 
 T1, T2, T4 = 12.7062, 4.302653, 2.776445  # Student's 97.5 % quantiles, from a table
@@ -28,6 +29,16 @@ def cells(ours, std, n, **more):
 def test_half_width_by_hand(std, n, expected):
     assert stats.half_width(std, n) == pytest.approx(expected, rel=1e-5)
     assert np.isnan(stats.half_width([math.nan, math.nan], [1, 0])).all(), "one seed has none"
+
+
+@given(st.lists(PER_CENT, min_size=2, max_size=6), st.lists(PER_CENT, min_size=2, max_size=6))
+def test_the_difference_of_two_means_is_welchs(one, other):
+    assume(min(np.std(one), np.std(other)) > 0.01)
+    a, b = (cells([np.mean(v)], [np.std(v, ddof=1)], [len(v)]) for v in (one, other))
+    found = stats.difference(a, b).iloc[0]
+    low, high = scipy.stats.ttest_ind(one, other, equal_var=False).confidence_interval()
+    assert found["difference"] == pytest.approx((low + high) / 2, abs=1e-9) and found["interval"] == pytest.approx((high - low) / 2)
+    assert math.isnan(stats.difference(a.assign(std=math.nan, n=1), b)["interval"].iloc[0]), "one seed has none"
 
 
 # --- Average ------------------------------------------------------------------------------------------------------
@@ -199,3 +210,28 @@ def test_claims_without_pairs_or_without_any_difference():
     assert (stats.claim([0.0] * 8)["verdict"], stats.claim([2.0])["verdict"]) == ("undecided", "undecided")
     found = stats.claim(np.arange(1.0, 9.0))
     assert 1 < found["low"] < found["mean"] < found["high"] < 8 and stats.claim(np.arange(1.0, 9.0)) == found, "seeded"
+
+
+# --- How long to train --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "losses, enough",
+    [
+        ([], None),
+        ([1.0], None),
+        ([1.0, 0.9], 2),
+        ([1.0, 0.6, 0.6, 0.5], 4),
+        ([1.0, 0.5, 0.4, 0.25, 0.2, 0.2, 0.2, 0.2], 8),
+        ([1.0, 0.5, 0.3, 0.25, 0.1], None),  # 8 was not reached
+        ([0.3, 0.2], None),  # by a third exactly
+    ],
+)
+def test_epochs_are_enough_where_the_second_half_lowers_the_loss_by_less_than_a_third(losses, enough):
+    assert stats.enough_epochs(losses) == enough
+
+
+def test_the_rule_for_epochs_sees_training_losses_and_nothing_else():
+    """They are what `fit` gives, which is given no test image (tests/test_fit.py)."""
+    assert list(inspect.signature(stats.enough_epochs).parameters) == ["losses", "fall"]
+    assert "test" not in inspect.signature(fit.fit).parameters

@@ -85,20 +85,6 @@ def test_a_damaged_entry_is_made_again(tmp_path, damage):
     assert store.arrays("x", PARTS[0], NBYTES, never) and entries(tmp_path) == [KEY]
 
 
-def test_an_entry_half_dropped_by_a_kill_is_not_read(tmp_path, monkeypatch):
-    store = Store(tmp_path, limit=NBYTES + 300)
-    store.arrays("x", PARTS[1], NBYTES, lambda: [[A, B]])
-
-    def killed(folder, *_, **__):
-        (folder / "01of02.npy").unlink(missing_ok=True)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(cache.shutil, "rmtree", killed)
-        store._make_room(store.limit, but="")
-    assert len(store.arrays("x", PARTS[1], NBYTES, lambda: [[A, B]])) == 2 and entries(tmp_path) == [KEYS[0]]
-
-
 def test_what_else_lies_in_the_folder_is_not_touched(tmp_path):
     (tmp_path / "mvtec/bottle").mkdir(parents=True)
     (tmp_path / "mvtec/bottle/000.npy").write_bytes(bytes(1000))

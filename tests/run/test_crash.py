@@ -10,12 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import crash_worker
 import pytest
 import torch
-from helpers import PATIENCE, REPO
+from helpers import PATIENCE, Evil
 
 from rdlib.errors import InputError
 from rdlib.run import checkpoint as ck
@@ -135,26 +134,13 @@ def test_a_damaged_newest_is_noticed_and_the_previous_used(tmp_path, damage):
     assert checkpoint.load() is None
 
 
-@pytest.mark.parametrize("change", [{"lr": 0.2}, {"lr": 0.1, "data_manifest": "other"}])
-def test_a_checkpoint_of_another_run_is_refused(tmp_path, change):
+@pytest.mark.parametrize("name, value", [("lr", 0.2), ("data_manifest", "other"), ("format", 999), ("numerics", 999)])
+def test_a_checkpoint_of_another_run_format_or_numerics_is_refused(tmp_path, monkeypatch, name, value):
     two_checkpoints(tmp_path)
-    name = "data_manifest" if len(change) > 1 else "lr"
+    if name in ("format", "numerics"):  # the library's own
+        monkeypatch.setattr(ck, name.upper(), value)
     with pytest.raises(InputError, match=f"made with another {name}; remove the folder"):
-        Checkpoint(tmp_path, change).load()
-
-
-def test_another_run_format_is_refused(tmp_path, monkeypatch):
-    two_checkpoints(tmp_path)
-    monkeypatch.setattr(ck, "FORMAT", 999)
-    with pytest.raises(InputError, match="made with another format"):
-        Checkpoint(tmp_path, {"lr": 0.1}).load()
-
-
-def test_other_numerics_are_refused(tmp_path, monkeypatch):
-    two_checkpoints(tmp_path)
-    monkeypatch.setattr(ck, "NUMERICS", 999)
-    with pytest.raises(InputError, match="made with another numerics"):
-        Checkpoint(tmp_path, {"lr": 0.1}).load()
+        Checkpoint(tmp_path, {"lr": 0.1, name: value}).load()
 
 
 def saved(content):
@@ -170,15 +156,10 @@ def whole(**changed):
 
 ODD = {
     "empty": b"",
-    "text": b"hello",
     "cut": saved([1, 2])[:40],
     "a list": saved([1, 2]),
-    "without identity": saved({k: v for k, v in whole().items() if k != "identity"}),
     "identity no JSON": saved(whole(identity="{")),
-    "identity a number": saved(whole(identity="3")),
     "without losses": saved(whole(state={})),
-    "state a list": saved(whole(state=[])),
-    "notes no JSON": saved(whole(notes="[")),
 }
 
 
@@ -200,14 +181,8 @@ def test_a_state_that_does_not_fit_the_model_is_a_sentence(tmp_path, part, value
         crash_worker.fit.restore(Checkpoint(tmp_path, {}), net, optimiser, order)
 
 
-class Hostile:
-    def __reduce__(self):
-        return os.system, ("touch hacked",)
-
-
-def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    content = pickle.dumps(Hostile(), protocol=2)
+def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path):
+    content = pickle.dumps(Evil(tmp_path / "hacked"), protocol=2)
     (tmp_path / NEWEST).write_bytes(ck.hashlib.sha256(content).digest() + content)
     with pytest.raises(InputError, match="its checkpoint is not rdlib's"):
         Checkpoint(tmp_path, {}).load()
@@ -276,7 +251,3 @@ def test_a_folder_that_becomes_read_only_ends_with_a_sentence(small_disk, uninte
     assert 2 <= len(Checkpoint(small_disk, {"config": crash_worker.CFG.to_dict()}).load()["losses"]) < 12
     assert worker(small_disk).returncode == 0
     assert json.loads((small_disk / "end.json").read_text()) == uninterrupted[0]
-
-
-def test_the_worker_is_the_one_that_is_tested():
-    assert Path(crash_worker.__file__).parent == REPO / "tests/tools"

@@ -83,6 +83,12 @@ def test_the_published_file_is_the_published_run(weights, monkeypatch):
     assert from_notebook(BOTTLE | {"teacher": "resnet18", "weights": str(weights)})[0] == bottle(teacher="resnet18")
 
 
+def test_a_teacher_of_timm_makes_a_file_name_and_takes_a_file(weights):
+    given = BOTTLE | {"teacher": "timm/resnet50.a1_in1k"}
+    assert from_notebook(given)[0].run_id.startswith("main-mvtec-bottle-timm_resnet50.a1_in1k.256px.200ep")
+    assert from_notebook(given | {"weights": str(weights)})[0].weights_id == OWN
+
+
 def test_the_identity_of_weights_is_not_a_parameter():
     with pytest.raises(InputError, match="unknown parameter 'weights_id'"):
         from_notebook(BOTTLE | {"weights_id": "0123456789ab"})

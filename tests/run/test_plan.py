@@ -88,7 +88,17 @@ def test_a_run_that_several_tables_need_is_there_once(profile, everything):
 def test_every_table_of_the_paper_has_runs(profile, everything):
     tables = plan.tables(profile, everything)
     assert all(tables.values())
-    assert set(tables) == {"mvtec", "baselines", "complexity", "novelty", "novelty_sweep", "bottleneck", "backbones", "deviations"}
+    assert set(tables) == {
+        "mvtec",
+        "baselines",
+        "complexity",
+        "novelty",
+        "novelty_sweep",
+        "bottleneck",
+        "backbones",
+        "deviations",
+        "unified",
+    }
 
 
 def test_the_demo_is_enough_to_see_something():
@@ -146,6 +156,28 @@ def test_cost_is_measured_once_per_method(profile, everything):
     assert all(p["measure"] and p["experiment"] == "cost" and not p["save_maps"] for p in needed)
     others = [p for i, p in plan.runs(profile, everything).items() if not i.startswith("cost-")]
     assert not any(p.get("measure") for p in others)
+
+
+def test_one_model_for_all_is_trained_once_per_seed_and_by_the_first_run_of_it(profile, everything):
+    planned = plan.runs(profile, everything)
+    unified = {i: p for i, p in planned.items() if p.get("train_on") == "all"}
+    main = {(p["category"], p["seed"]) for p in plan.tables(profile, everything)["mvtec"]}
+    assert distinct(unified.values(), "category", "seed") == main and not any(plan.keeps_maps(p) for p in unified.values())
+    trainers = plan.trainers(planned)
+    first = [i for i in unified if i not in trainers]
+    assert set(trainers) < set(unified) and set(trainers.values()) == set(first) and len(first) == len({s for _, s in main})
+    assert all(planned[i]["seed"] == planned[trainers[i]]["seed"] for i in trainers)
+
+
+def test_one_model_for_all_is_of_one_folder_and_more_than_one_category(tmp_path):
+    data = [categories(tmp_path / "a", ["wood"]), categories(tmp_path / "b", ["wood", "tile", "pill"])]
+    assert plan.tables("cpu", data[0])["unified"] == []
+    planned = plan.tables("cpu", os.pathsep.join(data))
+    assert (
+        distinct(planned["unified"], "category", "data_root")
+        == {("tile", data[1]), ("pill", data[1])}
+        < distinct(planned["mvtec"], "category", "data_root")
+    )
 
 
 def test_maps_are_kept_for_the_figures_only():

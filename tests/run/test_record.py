@@ -83,8 +83,9 @@ def test_undefined_is_null_with_the_reason(tmp_path, label, counts):
     scores = made_up_scores(masks=False)
     scores.labels[:] = label
     written = write(tmp_path, scores=scores)
-    assert written["metrics"] == {"image_auroc": None, "image_ap": None}
-    assert set(written["undefined"]) == {"image_auroc", "image_ap"} and all(counts in reason for reason in written["undefined"].values())
+    images = {"image_auroc", "image_ap", "image_f1_max", "image_tpr_fpr01"}
+    assert written["metrics"] == dict.fromkeys(images) and set(written["thresholds"].values()) == {None}
+    assert set(written["undefined"]) == images and all(counts in reason for reason in written["undefined"].values())
     assert "NaN" not in (tmp_path / "runs" / CFG.run_id / "result.json").read_text()
 
 
@@ -101,7 +102,7 @@ def test_vanished_defects_are_counted_and_not_called_missing_images(tmp_path):
     scores = made_up_scores()
     scores.masks[:] = False
     told = write(tmp_path, scores=scores)["undefined"]
-    assert set(told) == {"pixel_auroc", "pixel_ap", "au_pro", "au_pro_per_image"}
+    assert set(told) == {*metrics.PIXEL_METRICS, "au_pro_per_image"}
     assert all(f"{scores.masks.size} normal and 0 anomalous pixels" in t and "all 3 anomalous images vanished" in t for t in told.values())
 
 

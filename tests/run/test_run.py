@@ -20,7 +20,8 @@ from rdlib import evaluate, metrics
 from rdlib.config import Config
 from rdlib.run import record
 
-METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "au_pro", "au_pro_per_image")
+METRICS = ("image_auroc", "image_ap", "image_f1_max", "image_tpr_fpr01", "pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_tpr_fpr01")
+METRICS += ("au_pro", "au_pro_05", "aupimo", "au_pro_per_image")
 TINY = {"dataset": "mvtec", "category": "made_up", "image_size": 64, "epochs": 6, "batch_size": 4, "threads": 1}
 DIGITS = {"dataset": "digits", "normal_class": 3, "image_size": 32, "epochs": 1, "threads": 1}
 
@@ -176,6 +177,9 @@ def test_metrics_follow_from_the_images_of_the_file(calls):
         images = calls[name].result["images"]
         arrays = {"labels": np.array([i["label"] for i in images]), "scores": np.array([i["score"] for i in images])}
         assert metrics.image_auroc(**arrays) == pytest.approx(calls[name].result["metrics"]["image_auroc"], abs=1e-12)
+        points = metrics.operating_points(**arrays)
+        for kind, of in enumerate(("metrics", "thresholds")):
+            assert points["f1_max"][kind] == pytest.approx(calls[name].result[of]["image_f1_max"], abs=1e-12)
         assert metrics.image_ap(**arrays) == pytest.approx(calls[name].result["metrics"]["image_ap"], abs=1e-12)
 
 
@@ -186,7 +190,20 @@ def test_kept_maps_are_those_that_were_scored(calls):
     assert kept["scale_maps"].sum(0).max((1, 2)) == pytest.approx([i["score"] for i in result["images"]], rel=2e-3)
 
 
-SAME = ("run_id", "config", "losses", "metrics", "undefined", "by_scales", "by_image_score", "history", "images", "data", "model")
+SAME = (
+    "run_id",
+    "config",
+    "losses",
+    "metrics",
+    "thresholds",
+    "undefined",
+    "by_scales",
+    "by_image_score",
+    "history",
+    "images",
+    "data",
+    "model",
+)
 
 
 @pytest.mark.parametrize("key", SAME)
@@ -218,7 +235,9 @@ def test_a_teacher_file_of_ones_own_is_in_the_identity_and_in_the_provenance(cal
 
 def test_digits_have_image_metrics_only(calls):
     result = calls["digits"].result
-    assert set(result["metrics"]) == {"image_auroc", "image_ap"} and all(0 <= v <= 1 for v in result["metrics"].values())
+    assert set(result["metrics"]) == {name for name in METRICS if name.startswith("image")} and all(
+        0 <= v <= 1 for v in result["metrics"].values()
+    )
     assert result["data"]["test_images"] == len(result["images"]) == 797
     assert sum(i["label"] for i in result["images"]) == result["data"]["test_anomalous"]
     assert result["metrics"]["image_auroc"] > 0.6  # one epoch; guessing is 0.5

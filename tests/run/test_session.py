@@ -11,11 +11,12 @@ from test_record import CFG, HARDWARE, begun, files, made_up_scores, write
 from rdlib.errors import InputError
 from rdlib.run import checkpoint, record, session
 from rdlib.run.files import HALF_WRITTEN, NUMERICS
+from rdlib.run.record import run_folder
 
 
 def test_a_second_process_waits_for_the_first(tmp_path):
-    claim = session.claim(tmp_path, CFG)
-    assert session.claim(tmp_path, CFG) is claim  # the same notebook run again in its kernel
+    claim = session.claim(tmp_path, run_folder(tmp_path, CFG))
+    assert session.claim(tmp_path, run_folder(tmp_path, CFG)) is claim  # the same notebook run again in its kernel
     code = "from pathlib import Path; from filelock import FileLock; import sys; FileLock(sys.argv[1], timeout=0).acquire()"
     other = subprocess.run([sys.executable, "-c", code, claim.lock_file], capture_output=True, text=True)
     assert other.returncode == 1 and "Timeout" in other.stderr
@@ -24,7 +25,7 @@ def test_a_second_process_waits_for_the_first(tmp_path):
 def test_a_results_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file: cannot be written \(Not a directory\); give another out_dir"):
-        session.claim(tmp_path / "file", CFG)
+        session.claim(tmp_path / "file", run_folder(tmp_path / "file", CFG))
 
 
 def test_claiming_removes_what_a_kill_left_half_written_and_no_file_of_the_users(tmp_path):
@@ -32,7 +33,7 @@ def test_claiming_removes_what_a_kill_left_half_written_and_no_file_of_the_users
     folder.mkdir(parents=True)
     for name in (f"{HALF_WRITTEN}abc.tmp", ".notes.tmp", "checkpoint.pt"):
         (folder / name).touch()
-    session.claim(tmp_path, CFG)
+    session.claim(tmp_path, folder)
     assert files(folder) == [".notes.tmp", "checkpoint.pt"]
 
 

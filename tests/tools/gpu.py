@@ -266,6 +266,7 @@ PARTS = {
     "novelty": "Table 4: 30 classes, 3 seeds, 50 epochs",
     "novelty_sweep": "Table 4, sensitivity: five factors, one seed",
     "complexity": "cost of inference (Table 3)",
+    "unified": "one model for all categories, 3 seeds",  # as many images in all as one each
 }
 GMACS = {"wide_resnet50_2": 53, "resnet50": 28, "resnet18": 7}  # multiply-adds of one training image of 256 px, 10^9
 GUESS = {"gmacs_per_s": 15_000, "launch_s": 0.01}  # where nothing is measured

@@ -1,5 +1,6 @@
 """What several test files build: a tiny teacher, random image sets, made-up scores and folders in MVTec layout."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,16 @@ class TinyTeacher(nn.Module):
             images = stage(images)
             feats.append(images)
         return feats
+
+
+class Evil:
+    """Makes the folder `mark` when it is unpickled without precaution."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
 
 
 def config(**params) -> Config:

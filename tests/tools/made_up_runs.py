@@ -2,16 +2,18 @@
 
 import json
 
+import numpy as np
 from helpers import REPO
 
 from rdlib.config import Config
 from rdlib.datasets import IMAGE_FOLDER_DATASETS
+from rdlib.evaluate import METRICS
 from rdlib.run import record
+from rdlib.score import Scores
 
 # Two normal and two anomalous images, told apart without a mistake: nothing to gain or lose by drawing them again.
 SEPARATED = [(f"test/{kind}/{i}.png", label, label + i / 10, 9 * label) for kind, label in (("good", 0), ("hole", 1)) for i in range(2)]
 COST = ("latency_ms_p50", "latency_ms_p95", "images_per_s", "memory_mb", "stored_mb", "trainable_parameters", "gmacs")
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "au_pro", "au_pro_per_image")
 
 
 def rows(*images):
@@ -25,7 +27,7 @@ def run(value=0.9, *, metrics=None, by_scales=None, by_image_score=None, history
     params: of Config; MVTec's carpet, seed 0 and the paper's setting unless given
     """
     cfg = Config.create(**{"dataset": "mvtec", "seed": 0} | ({} if "normal_class" in params else {"category": "carpet"}) | params)
-    names = ("image_auroc", "image_ap", *(PIXEL_METRICS if cfg.dataset in IMAGE_FOLDER_DATASETS else ()))
+    names = [name for name in METRICS if name.startswith("image") or cfg.dataset in IMAGE_FOLDER_DATASETS]
     values = dict.fromkeys(names, value) | (metrics or {})
     result = {
         "format": record.FORMAT,
@@ -43,7 +45,7 @@ def run(value=0.9, *, metrics=None, by_scales=None, by_image_score=None, history
         "model": {"trainable_parameters": 1},
         "timing": {"load_s": 0, "fit_s": 0, "score_s": 0, "metrics_s": 0},
         "peak_memory_mb": 1,
-        "provenance": PROVENANCE | {"seed": cfg.seed},
+        "provenance": PROVENANCE | {"seed": cfg.seed} | ({"model": {"id": cfg.model_id, "fit_s": 9}} if cfg.train_on == "all" else {}),
     }
     record.validate(result)
     return result
@@ -72,6 +74,16 @@ def put(folder, *results):
     for result in results:
         record.write(folder / "runs" / result["run_id"], result)
     return folder
+
+
+def put_with_maps(folder, result, maps, masks=None, pictures=None):
+    """Write a run file, and what it kept of its first N images: maps (3, N, H, W), masks (N, H, W), and pictures, black unless given."""
+    _, count, *size = np.shape(maps)
+    paths = tuple(image["path"] for image in result["images"][:count])
+    pictures = np.zeros((count, 3, *size), np.uint8) if pictures is None else pictures
+    target = put(folder, result) / "runs" / result["run_id"]
+    record.save_maps(target, Scores(np.asarray(maps, np.float32), np.zeros(count), masks, paths), pictures)
+    return result
 
 
 def execute(name, results_dir, out_dir, monkeypatch, **changes):
