@@ -24,11 +24,10 @@ setup: .venv/ready  ## create .venv and install the locked requirements and rdli
 SOURCE ?=
 TARGET ?= data/mvtec
 SHA256 ?=
-MANIFEST ?=
 PARTIAL ?=
 
-data: setup  ## a complete MVTec AD in TARGET from SOURCE, your archive, folder or address (SHA256=, MANIFEST= check it; PARTIAL=1: not all 15)
-	python -m rdlib.batch.acquire "$(SOURCE)" "$(TARGET)" --sha256 "$(SHA256)" --manifest "$(MANIFEST)" $(if $(PARTIAL),--partial)
+data: setup  ## a complete MVTec AD in TARGET from SOURCE, your archive, folder or address (SHA256= checks it; PARTIAL=1: not all 15)
+	python -m rdlib.batch.acquire "$(SOURCE)" "$(TARGET)" --sha256 "$(SHA256)" $(if $(PARTIAL),--partial)
 
 # CACHE: the folder of what runs share, empty keeps nothing.
 # GPUS=0,1,2 gives each run one of these devices; ON=slurm hands the runs to a cluster (profiles/slurm), CORES are then those of a cost run.

@@ -34,8 +34,8 @@ NEEDS = {"demo": (4_000, 30, 0), "cpu": (8_000, 240, 0), "paper": (16_000, 480, 
 RUNS = plan.runs(PROFILE, DATA)
 TRAINERS = plan.trainers(RUNS)
 TABLES = {table: [plan.identity(p) for p in needed] for table, needed in plan.tables(PROFILE, DATA).items()}
-# Without any run of its first table (no MVTec category under DATA, say) a notebook has nothing to tell.
-REPORTS = {notebook: report for notebook, report in plan.REPORTS.items() if TABLES[report.needs[0]]}
+# Without any run of its own (no MVTec category under DATA, say) a notebook has nothing to tell.
+REPORTS = {notebook: report for notebook, report in plan.REPORTS.items() if any(map(TABLES.get, report.needs))}
 BEGUN = []  # the lock of a batch, held for as long as this process lives
 
 
@@ -137,7 +137,7 @@ for notebook, report in REPORTS.items():
         name:
             f"report_{notebook}"
         input:
-            [result(run_id) for table in report.needs for run_id in TABLES[table]],
+            [result(run_id) for table in report.needs for run_id in TABLES.get(table, [])],
             f"notebooks/{notebook}.ipynb",
         output:
             f"{OUT}/executed/{notebook}.ipynb",

@@ -15,10 +15,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from rdlib.datasets import DATASET_DEFAULTS, DATASETS, IMAGE_FOLDER_DATASETS, NOVELTY_DATASETS
 from rdlib.errors import InputError
 
-IMAGE_FOLDER_DATASETS = ("demo", "mvtec")
-NOVELTY_DATASETS = ("fashion_mnist", "mnist", "cifar10", "digits")
 TORCHVISION_TEACHERS = ("resnet18", "resnet50", "wide_resnet50_2")
 LITE_TEACHERS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 # First hex digits of the sha256 of torchvision's IMAGENET1K_V1 files, which have them in their names.
@@ -26,17 +25,9 @@ PUBLISHED_WEIGHTS = {"resnet18": "f37072fd", "resnet50": "0676ba61", "wide_resne
 # Files of the same function: ResNet-18's with each BatchNorm folded into its convolution (of a public ONNX export).
 SAME_FUNCTION = ("0bf7e80ff1aa",)
 
-TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
-# Train and test images of MVTec AD (Bergmann et al. 2019, Table 1), in the order of the paper's tables.
-MVTEC_COUNTS = {
-    "carpet": (280, 117), "grid": (264, 78), "leather": (245, 124), "tile": (230, 117), "wood": (247, 79),
-    "bottle": (209, 83), "cable": (224, 150), "capsule": (219, 132), "hazelnut": (391, 110), "metal_nut": (220, 115),
-    "pill": (267, 167), "screw": (320, 160), "toothbrush": (60, 42), "transistor": (213, 100), "zipper": (240, 151),
-}  # fmt: skip
-
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("reverse", "conventional", "padim", "spade"),
-    "dataset": IMAGE_FOLDER_DATASETS + NOVELTY_DATASETS,
+    "dataset": tuple(DATASETS),
     "teacher": TORCHVISION_TEACHERS + LITE_TEACHERS + ("custom",),
     "bottleneck": ("mff+oce", "oce", "pre"),
     "loss": ("flat", "pixel"),
@@ -209,24 +200,6 @@ class Config:
         """As it stands in run files; the fields of LATER only where they say something."""
         values = dataclasses.asdict(self) | {"scales": list(self.scales)}
         return {k: v for k, v in values.items() if k not in LATER or v != LATER[k]}
-
-
-# What the paper or the official code does differently from the field defaults, per data set.
-_NOVELTY = {
-    "teacher": "resnet18",  # [code]
-    "image_size": 32,  # [code]
-    "image_score": "sum",  # [paper] Sec. 4.2
-    "sigma": 0.0,  # [open] one official helper smooths, one does not
-    "normalise": "none",  # [code] MNIST and Fashion-MNIST are not normalised
-}
-DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
-    "mvtec": {},
-    "demo": {"image_size": 128, "teacher": "efficientnet_lite0"},
-    "mnist": _NOVELTY,
-    "fashion_mnist": _NOVELTY,
-    "digits": _NOVELTY | {"teacher": "efficientnet_lite0"},
-    "cifar10": _NOVELTY | {"normalise": "imagenet"},  # [code]
-}
 
 
 # PaDiM and SPADE train nothing and give one map.

@@ -1,22 +1,23 @@
 """Images, labels and masks of every data set, as NumPy arrays at the run's resolution.
 
-MVTec-layout folders (also the demo set) are read strictly: a missing mask, a file that does not decode, a size that
-does not match or an image that does not belong is reported by name, all of them at once, and no image is skipped.
-What cannot change a number (a note beside the images, the second page of a file) is a remark.
-
-    <root>/<category>/train/good/000.png
-                      test/good/000.png, test/<defect>/000.png
-                      ground_truth/<defect>/000_mask.png
+Folders of images are read strictly: a missing mask, a file that does not decode, a size that does not match or an
+image that does not belong is reported by name, all of them at once, and no image is skipped. What cannot change a
+number (a note beside the images, the second page of a file) is a remark. How the files of a data set lie is one
+function in LAYOUTS; all the rest is the same for every data set.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import permutations
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,8 @@ from PIL import Image, ImageOps
 from scipy import ndimage
 from torchvision.transforms import functional as TF
 
-from rdlib.config import MVTEC_COUNTS, NOVELTY_DATASETS, Config
+from rdlib.config import Config
+from rdlib.datasets import DATASETS, NOVELTY_DATASETS, published
 from rdlib.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -71,7 +73,7 @@ class Data:
     train: normal images only; test: both kinds
     manifest: sha256 over names and contents
     notes: counts for the run file. vanished_regions: gone at the run's resolution; train_test_duplicates: test images with
-        exactly the pixels of a training image; differs_from_official: images more or fewer than MVTec AD has (absent if unknown)
+        exactly the pixels of a training image; differs_from_official: images more or fewer than are published (absent if none are)
     duplicates: (training image, test image) of exactly the same pixels, by their names
     said: sentences on what reading passed over or decided
     train_manifests: category -> manifest of all that `train` comes from, if that is not the one of `test` alone
@@ -92,8 +94,9 @@ def remarks(found: Data, cfg: Config) -> list[str]:
         return list(found.said)
     said = []
     if found.notes.get("differs_from_official"):
-        train, test = MVTEC_COUNTS[cfg.category]
-        said.append(f"{cfg.category}: {len(found.train)} training and {len(found.test)} test images, MVTec AD has {train} and {test}")
+        known = DATASETS[cfg.dataset]
+        has = f"{known.title} has {published(known.counts[cfg.category])}"
+        said.append(f"{cfg.category}: {len(found.train)} training and {len(found.test)} test images, {has}")
     if found.notes.get("vanished_regions"):
         said.append(f"{cfg.category}: {found.notes['vanished_regions']} defect region(s) are gone at {cfg.image_size} px")
     said += [f"{cfg.category}: {sentence}" for sentence in found.said]
@@ -103,8 +106,8 @@ def remarks(found: Data, cfg: Config) -> list[str]:
 def load(cfg: Config, data_root: str | Path = "", store: Any = None) -> Data:
     """The data of one run.
 
-    data_root: folder of the categories (mvtec), or of the original files (novelty); "" for demo and digits,
-        which come with the installed packages
+    data_root: folder of the categories, or of the original files (novelty); "" for demo and digits, which come with the
+        installed packages
     store: keeps the decoded images for other runs on the same files (a run.cache.Store)
     raises: DataError naming what is missing or wrong
     """
@@ -117,21 +120,22 @@ def load(cfg: Config, data_root: str | Path = "", store: Any = None) -> Data:
 
         data_root = demo_root()
     if not str(data_root):
-        raise DataError(f"data_root is empty: give the folder that holds {cfg.category}/train/good, for example -p data_root data/mvtec")
+        holds = DATASETS[cfg.dataset].signs[0].format(cfg.category)
+        raise DataError(f"data_root is empty: give the folder that holds {holds}, for example -p data_root data/{cfg.dataset}")
     if cfg.train_on == "all":
         return load_all(Path(data_root), cfg, store)
-    return load_mvtec(Path(data_root) / cfg.category, cfg, store)
+    return load_folder(category_folder(Path(data_root), cfg.dataset, cfg.category), cfg, store)
 
 
-def load_mvtec(folder: Path, cfg: Config, store: Any = None) -> Data:
-    """A category folder in MVTec layout.
+def load_folder(folder: Path, cfg: Config, store: Any = None) -> Data:
+    """A category in the layout of the run's data set.
 
     raises: DataError with every problem found
     """
     said: Said = {}
-    train, test, problems = find_items(folder, said)
+    train, test, problems = find_items(folder, cfg.dataset, said)
     try:
-        digest = "" if problems else manifest(folder, [*train, *test])
+        digest = "" if problems else manifest(folder, train, test)
     except OSError:  # decoding says which file cannot be read
         digest = ""
 
@@ -142,13 +146,15 @@ def load_mvtec(folder: Path, cfg: Config, store: Any = None) -> Data:
     kept = store.arrays("images", key, 4 * len(train + test) * cfg.image_size**2, lambda: [decode()]) if store and digest else None
     train_x, test_x, test_masks, packed = kept or decode()
     facts = json.loads(packed.tobytes())
-    refuse_too_few(len(train), str(folder / "train/good"), cfg)
+    refuse_too_few(len(train), str(train[0].image.parent), cfg)
     train_masks = np.zeros((len(train), *test_masks.shape[1:]), dtype=bool)
     splits = [_image_set(folder, *split) for split in ((train, train_x, train_masks), (test, test_x, test_masks))]
     duplicates = tuple((a, b) for a, b in facts["duplicates"])
     notes = {"vanished_regions": facts["vanished"], **count_duplicates(duplicates)}
-    if cfg.dataset == "mvtec" and folder.name in MVTEC_COUNTS:
-        notes["differs_from_official"] = sum(abs(len(a) - n) for a, n in zip((train, test), MVTEC_COUNTS[folder.name]))
+    official = DATASETS[cfg.dataset].counts.get(cfg.category)
+    if official:
+        counts = len(train + test) if isinstance(official, int) else [len(train), len(test)]
+        notes["differs_from_official"] = int(np.abs(np.subtract(counts, official)).sum())
     return Data(*splits, digest, notes, duplicates, (*sentences(said, folder), *facts["said"]))
 
 
@@ -157,10 +163,11 @@ def load_all(root: Path, cfg: Config, store: Any = None) -> Data:
 
     raises: DataError with every problem found in any of them
     """
+    category_folder(root, cfg.dataset, cfg.category)
     found, problems = {}, []
-    for place in sorted({root / cfg.category, *categories(root)}):
+    for name, place in categories(root, cfg.dataset).items():
         try:
-            found[place.name] = load_mvtec(place, replace(cfg, category=place.name), store)
+            found[name] = load_folder(place, replace(cfg, category=name), store)
         except DataError as error:
             problems.append(str(error))
     if problems:
@@ -234,9 +241,20 @@ def sentences(said: Said, folder: Path) -> list[str]:
     return [f"{what}: {', '.join(n[:3])}" + f" and {len(n) - 3} more" * (len(n) > 3) for what, n in names.items()]
 
 
-def categories(root: Path) -> list[Path]:
-    """Category folders below `root`, in order of name: those with one of a category's parts, half-extracted ones too."""
-    return [p for p in entries(root) if any((p / part).exists() for part in PARTS)]
+def categories(root: Path, dataset: str = "mvtec") -> dict[str, Path]:
+    """Category -> its folder, in order of name: those below `root` with one of a category's parts, half-extracted ones too."""
+    _, parts = LAYOUTS[DATASETS[dataset].layout]
+    if not parts:  # one category, which is the folder itself
+        return dict.fromkeys(DATASETS[dataset].counts, root) if root.is_dir() else {}
+    return {p.name: p for p in entries(root) if any((p / part).exists() for part in parts)}
+
+
+def category_folder(root: Path, dataset: str, category: str) -> Path:
+    """Where a category's files lie. raises: DataError naming the categories that are there"""
+    there = categories(root, dataset)
+    if category not in there:
+        raise DataError(f"{root}: no category {category} of {dataset}; there are: {', '.join(there) or 'none'}")
+    return there[category]
 
 
 def overlapping(folders: dict[str, Path], allowed: Collection[tuple[str, str]] = ()) -> list[str]:
@@ -253,68 +271,182 @@ def overlapping(folders: dict[str, Path], allowed: Collection[tuple[str, str]] =
     ]
 
 
+def report(what: str, problems: list[str]) -> str:
+    """One text of all problems, a line each; a long list is not cut, since every file in it has to be put right."""
+    return "\n  ".join([f"{what}: {len(problems)} problem(s) with the data:", *problems])
+
+
+# --- Layouts: folder -> train items, test items -------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Item:
-    """One image of an MVTec-layout folder: its file, defect ("good" = normal) and mask file (None if normal)."""
+    """One image: its file, defect ("good" = normal) and mask file (None if normal)."""
 
     image: Path
     defect: str
     mask: Path | None = None
 
 
-def find_items(folder: Path, said: Said | None = None) -> tuple[list[Item], list[Item], list[str]]:
-    """Pair every image with its mask by name; nothing is decoded.
+Items = tuple[list[Item], list[Item]]
+
+
+def find_items(folder: Path, dataset: str = "mvtec", said: Said | None = None) -> tuple[list[Item], list[Item], list[str]]:
+    """The images of a category, each with its mask by name; nothing is decoded but the labels of KolektorSDD.
 
     said: gets what is passed over
-    returns: train items, test items (both in sorted order), problems found
+    returns: train items, test items (both in order of their paths), problems found
     """
-    said = {} if said is None else said
-    good, tests, truth = folder / "train/good", folder / "test", folder / "ground_truth"
-    absent = ", ".join(f"no folder {place.relative_to(folder)}" for place in (good, tests) if not place.is_dir())
-    problems = [f"{folder}: {absent}; expected MVTec layout (train/good, test/<defect>, ground_truth/<defect>)"] * bool(absent)
-    train = [Item(p, "good") for p in images_among(entries(good), problems, said)]
-    test = []
-    for defect in [p for p in entries(tests) if p.is_dir()]:
+    known, problems = DATASETS[dataset], []
+    train, test = LAYOUTS[known.layout][0](folder, problems, {} if said is None else said)
+    if not problems and not (train and test):
+        problems.append(f"{folder}: no {'test' if train else 'normal'} images; expected {known.title} as published (docs/datasets.md)")
+    return *(sorted(items, key=attrgetter("image")) for items in (train, test)), problems
+
+
+def _paired(images: list[Path], masks: list[Path], place: Path, ending: str, problems: list[str]) -> list[tuple[Path, Path | None]]:
+    """Each image with the mask of its very name, and a problem for whatever is left over on either side.
+
+    place, ending: where a mask lies, and what follows its image's name in its own
+    """
+    by_stem = {mask.stem: mask for mask in masks}
+    wanted = [Path(f"{image.stem}{ending}").stem for image in images]
+    pairs = [(image, by_stem.get(stem)) for image, stem in zip(images, wanted)]
+    problems += [f"{image}: no mask {place / image.stem}{ending}; put it there or remove the image" for image, mask in pairs if not mask]
+    problems += [f"{by_stem[s]}: mask without an image; remove it or add the image" for s in by_stem if s not in wanted]
+    return pairs
+
+
+def _mvtec(folder: Path, problems: list[str], said: Said, good: str = "good", ending: str = "_mask.png") -> Items:
+    """train/good/000.png, test/good/000.png, test/<defect>/000.png, ground_truth/<defect>/000_mask.png"""
+    normal, tests, truth = folder / "train" / good, folder / "test", folder / "ground_truth"
+    absent = ", ".join(f"no folder {place.relative_to(folder)}" for place in (normal, tests) if not place.is_dir())
+    problems += [f"{folder}: {absent}; expected MVTec layout (train/{good}, test/<defect>, ground_truth/<defect>)"] * bool(absent)
+    train, test = [Item(p, "good") for p in images_among(entries(normal), problems, said)], []
+    for place in [p for p in entries(tests) if p.is_dir()]:
         before = len(problems)
-        images = images_among(entries(defect), problems, said)
-        if not images and len(problems) == before and defect.name != "good":
-            problems.append(f"{defect}: no images of this defect; put them there or remove the folder")
-        of_masks = [] if defect.name == "good" else images_among(entries(truth / defect.name), problems, said)
-        masks = {p.stem: p for p in of_masks}
-        for path in images:
-            mask = masks.get(f"{path.stem}_mask")
-            if defect.name != "good" and mask is None:
-                problems.append(f"{path}: no mask {truth / defect.name / path.stem}_mask.png; put it there or remove the image")
-            test.append(Item(path, defect.name, mask))
-        extra = [masks[stem] for stem in masks if stem not in {f"{path.stem}_mask" for path in images}]
-        problems += [f"{mask}: mask without an image in {defect}; remove it or add the image" for mask in extra]
-    if not train and good.is_dir():
-        problems.append(f"{good}: no images; one normal image at least is needed to train")
+        images = images_among(entries(place), problems, said)
+        if place.name == good:
+            test += [Item(p, "good") for p in images]
+            continue
+        if place.name == "good":
+            problems.append(f"{place}: unexpected folder; normal images belong into test/{good}")
+        elif not images and len(problems) == before:
+            problems.append(f"{place}: no images of this defect; put them there or remove the folder")
+        masks = images_among(entries(truth / place.name), problems, said)
+        test += [Item(p, place.name, mask) for p, mask in _paired(images, masks, truth / place.name, ending, problems)]
+    if not train and normal.is_dir():
+        problems.append(f"{normal}: no images; one normal image at least is needed to train")
     if not test and tests.is_dir():
-        problems.append(f"{tests}: no images; expected test/good and test/<defect>")
-    no_defect = [p for p in entries(truth) if p.name == "good" or not (tests / p.name).is_dir()] if tests.is_dir() else []
+        problems.append(f"{tests}: no images; expected test/{good} and test/<defect>")
+    no_defect = [p for p in entries(truth) if p.name == good or not (tests / p.name).is_dir()] if tests.is_dir() else []
     beside = [p for p in entries(folder) if p.name not in (PARTS if p.is_dir() else ITS_TEXTS)]
     for paths, why in (
-        ([p for p in entries(tests) if not p.is_dir()], "unexpected file; images belong into test/good or test/<defect>"),
+        ([p for p in entries(tests) if not p.is_dir()], f"unexpected file; images belong into test/{good} or test/<defect>"),
         (no_defect, f"masks of no defect in {tests}; remove them"),
-        ([p for p in entries(good.parent) if p.name != "good"], "unexpected {} in train (only train/good is used); move it away"),
+        ([p for p in entries(normal.parent) if p.name != good], f"unexpected {{}} in train (only train/{good} is used); move it away"),
         (beside, f"unexpected {{}} (a category holds {', '.join(PARTS)}); move it away"),
     ):
         _pass_over(paths, why, problems, said)
-    return train, test, problems
+    return train, test
 
 
-def manifest(folder: Path, items: list[Item]) -> str:
-    """sha256 over the sorted names and contents of all images and masks of a category."""
+def _visa(folder: Path, problems: list[str], said: Said) -> Items:
+    """Data/Images/Normal/0000.JPG, Data/Images/Anomaly/000.JPG, Data/Masks/Anomaly/000.png; beside the categories
+    split_csv/1cls.csv, the official split for one-class training, with a row for every image."""
+    table = folder.parent / "split_csv/1cls.csv"
+    train, test = [], []
+    try:
+        rows = [row for row in csv.reader(table.read_text(encoding="utf-8-sig").splitlines()) if row]
+    except (OSError, ValueError, csv.Error):
+        rows = []
+    if rows[:1] != [["object", "split", "label", "image", "mask"]]:
+        problems.append(f"{table}: not there, or not VisA's table of object,split,label,image,mask; put the original there")
+        return train, test
+    there = {p for part in ("Images", "Masks") for p in images_among([*files_below(folder / "Data" / part)], problems, said)}
+    named: set[Path] = set()
+    for _, split, label, image, mask in [row for row in rows if row[0] == folder.name and len(row) == 5]:
+        normal = label == "normal"
+        item = Item(folder.parent / image, "good" if normal else label, None if normal else folder.parent / mask)
+        absent = [p for p in (item.image, item.mask) if p and p not in there]
+        problems += [f"{p}: not there, and {table} names it; put it there" for p in absent]
+        if (split, label) not in (("train", "normal"), ("test", "normal"), ("test", "anomaly")):
+            problems.append(f"{table}: {image} is {label!r} in {split!r}; put the original there")
+        elif not absent:
+            (train if split == "train" else test).append(item)
+        named |= {p for p in (item.image, item.mask) if p}
+    problems += [f"{p}: no row of {table} names it; remove it, or put the original table there" for p in sorted(there - named)]
+    return train, test
+
+
+def _named(pattern: str, folder: Path, said: Said) -> list[Path]:
+    """What lies in a folder under such names; the rest, pages and pictures about the data set, is passed over."""
+    if rest := [p for p in entries(folder) if not re.match(pattern, p.name)]:
+        said.setdefault("not used", []).extend(rest)
+    return [p for p in entries(folder) if p not in rest]
+
+
+def _kolektorsdd(folder: Path, problems: list[str], said: Said) -> Items:
+    """kos01/Part0.jpg, kos01/Part0_label.bmp: the label alone says whether the image is anomalous.
+
+    No split for one-class training is published. Ours keeps the images of a commutator together, which are alike: those of every
+    fifth (kos05, kos10, ...) are for the test, and with them all anomalous ones.
+    """
+    train, test = [], []
+    for place in _named(r"kos\d+$", folder, said):
+        files = images_among(entries(place), problems, said)
+        labels = [p for p in files if p.stem.endswith("_label")]
+        for image, mask in _paired([p for p in files if p not in labels], labels, place, "_label.bmp", problems):
+            try:
+                anomalous = mask is not None and region_of(read_mask(mask)).any()
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            held_out = anomalous or int(place.name[3:]) % 5 == 0
+            (test if held_out else train).append(Item(image, "defect", mask) if anomalous else Item(image, "good"))
+    return train, test
+
+
+def _magnetic_tile(folder: Path, problems: list[str], said: Said) -> Items:
+    """MT_Free/Imgs/exp1_num_1234.jpg, MT_<defect>/Imgs/exp1_num_1234.jpg, MT_<defect>/Imgs/exp1_num_1234.png (mask).
+
+    No split for one-class training is published. Ours tests on the free ones of every fifth thousand of frame numbers (0 to 999, 5000
+    to 5999, ...): frames of one tile under several exposures have neighbouring numbers, so nearly all of them stay together.
+    """
+    train, test = [], []
+    for place in _named("MT_", folder, said):
+        files = entries(place / "Imgs")
+        masks = [p for p in files if p.suffix.lower() == ".png"]
+        images = images_among([p for p in files if p not in masks], problems, said)
+        if place.name != "MT_Free":
+            test += [Item(p, place.name, mask) for p, mask in _paired(images, masks, place / "Imgs", ".png", problems)]
+            continue
+        for path in images:
+            number = re.search(r"\d+$", path.stem)
+            if not number:
+                problems.append(f"{path}: no frame number at the end of its name, by which the split is made; give the original name")
+            (test if number and int(number[0]) // 1000 % 5 == 0 else train).append(Item(path, "good"))
+    return train, test
+
+
+# How a data set's files lie -> who finds them, and what a category's folder holds; () if the data set is one category, the folder itself.
+LAYOUTS: dict[str, tuple[Callable[[Path, list[str], Said], Items], tuple[str, ...]]] = {
+    "mvtec": (_mvtec, PARTS),
+    "btad": (partial(_mvtec, good="ok", ending=".png"), PARTS),
+    "visa": (_visa, ("Data",)),
+    "kolektorsdd": (_kolektorsdd, ()),
+    "magnetic_tile": (_magnetic_tile, ()),
+}
+
+
+def manifest(folder: Path, train: list[Item], test: list[Item]) -> str:
+    """sha256 over the sorted names and contents of all images and masks of a category, and the split where no folder tells it."""
     total = hashlib.sha256()
-    for path in sorted(p for item in items for p in (item.image, item.mask) if p):
+    for path in sorted(p for item in train + test for p in (item.image, item.mask) if p):
         total.update(f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for name in [_name(item, folder) for item in train]:
+        total.update(b"" if name.startswith("train/") else f"train {name}\n".encode())
     return total.hexdigest()
-
-
-def report(what: str, problems: list[str]) -> str:
-    """One text of all problems, a line each; a long list is not cut, since every file in it has to be put right."""
-    return "\n  ".join([f"{what}: {len(problems)} problem(s) with the data:", *problems])
 
 
 # --- Files --------------------------------------------------------------------------------------------------------
@@ -360,7 +492,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     raises: InputError for floats and 32-bit integers, of which nothing says what is white
     """
     if image.mode in ("F", "I"):
-        raise InputError(f"pixels are {_number_type(image)}, and nothing says which is white; save the image with 8 or 16 bits")
+        kind = "floating-point numbers" if image.mode == "F" else "signed or 32-bit integers"
+        raise InputError(f"pixels are {kind}, and nothing says which is white; save the image with 8 or 16 bits")
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         return Image.fromarray((np.asarray(upright).astype(np.int64) // 257).astype(np.uint8)).convert("RGB")
@@ -368,13 +501,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, upright.convert("RGBA")).convert("RGB")
     return upright.convert("RGB")
-
-
-def _number_type(image: Image.Image) -> str:
-    """What the file holds, from a TIFF's own tags: Pillow's mode is only what it made of them."""
-    tags = getattr(image, "tag_v2", {})
-    (bits, *_), (kind, *_) = tags.get(258, (32,)), tags.get(339, (3 if image.mode == "F" else 2,))
-    return {2: f"signed {bits}-bit integers", 3: f"{bits}-bit floating-point numbers"}.get(kind, f"{bits}-bit integers")
 
 
 def to_mask(image: Image.Image) -> tuple[Image.Image, str]:

@@ -16,22 +16,9 @@ from torchvision import datasets
 
 from rdlib.config import Config
 from rdlib.data import Data, DataError, ImageSet, count_duplicates, find_duplicates, pixel_hash, refuse_too_few, resize
+from rdlib.datasets import DATASETS
 
-# md5 of the originals' bytes: of what a .gz holds and not of the .gz, since anybody may have packed it.
-IDX_FILES = {
-    "mnist": {
-        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-    },
-    "fashion_mnist": {
-        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
-        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
-        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
-    },
-}
+IDX_FILES = {name: known.md5 for name, known in DATASETS.items() if known.md5}
 CIFAR = datasets.CIFAR10
 CIFAR_FILES = [*(name for name, _ in CIFAR.train_list + CIFAR.test_list), CIFAR.meta["filename"]]
 _CLASSES = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": CIFAR}
@@ -118,25 +105,20 @@ def _original(path: Path, md5: str) -> bytes:
 def _read_cifar(folder: Path) -> tuple[Split, Split]:
     """Both splits of CIFAR-10 from the archive or its files, by torchvision's own class, which compares each file's md5."""
     archive = folder / CIFAR.filename
-    with tempfile.TemporaryDirectory() as tmp:
-        files = Path(tmp, CIFAR.base_folder)
-        if archive.is_file():
-            _unpack_cifar(archive, files)
-        else:
-            files.symlink_to(folder.resolve(), target_is_directory=True)
-        try:
-            train, test = (CIFAR(tmp, train=train) for train in (True, False))
-        except (RuntimeError, OSError) as error:
-            raise DataError(f"{folder}: not a complete copy of cifar10 ({error}); expected {', '.join(CIFAR_FILES)}") from None
-    return (train.data, np.asarray(train.targets)), (test.data, np.asarray(test.targets))
-
-
-def _unpack_cifar(archive: Path, target: Path) -> None:
-    """The files of these names and nothing else, so that no member of the archive can be written anywhere else."""
-    target.mkdir()
     try:
-        with tarfile.open(archive) as tar:
-            for name in CIFAR_FILES:
-                (target / name).write_bytes(tar.extractfile(f"{CIFAR.base_folder}/{name}").read())
-    except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError, AttributeError) as error:
-        raise DataError(f"{archive}: cannot be unpacked ({error}); replace the file") from None
+        with tempfile.TemporaryDirectory() as tmp:
+            files = Path(tmp, CIFAR.base_folder)
+            if archive.is_file():
+                files.mkdir()
+                with tarfile.open(archive) as tar:
+                    for name in CIFAR_FILES:  # these and nothing else, so that no member of the archive can be written anywhere else
+                        (files / name).write_bytes(tar.extractfile(f"{CIFAR.base_folder}/{name}").read())
+            else:
+                files.symlink_to(folder.resolve(), target_is_directory=True)
+            train, test = (CIFAR(tmp, train=train) for train in (True, False))
+    except (RuntimeError, OSError, tarfile.TarError, EOFError, zlib.error, KeyError, AttributeError) as error:
+        place = archive if archive.is_file() else folder
+        raise DataError(
+            f"{place}: not a complete copy of cifar10 ({error}); expected {', '.join(CIFAR_FILES)}, put the original there"
+        ) from None
+    return (train.data, np.asarray(train.targets)), (test.data, np.asarray(test.targets))

@@ -23,6 +23,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 import torch
+from dataset_folders import made
 from filelock import FileLock
 from helpers import REPO, Evil, TinyTeacher, config, mask, mvtec_folder, picture, save
 from made_up_runs import run
@@ -34,7 +35,8 @@ from torchvision.models import get_model
 
 from rdlib import data, inference, metrics, model, official, teachers
 from rdlib.batch import acquire, reference
-from rdlib.config import MVTEC_COUNTS, Config
+from rdlib.config import Config
+from rdlib.datasets import MVTEC_COUNTS
 from rdlib.errors import InputError
 from rdlib.novelty import IDX_FILES
 from rdlib.own import detector, explorer, images, onnx
@@ -158,6 +160,42 @@ folder_case("unexpected folder in a category", "extra", lambda f: save(picture()
 folder_case("one image in two formats", "extra", lambda f: save(picture(), f / "test/hole/001.bmp"))
 
 
+# --- Data sets in other layouts -----------------------------------------------------------------------------------
+
+
+def dataset_case(what, kind, dataset, spoil, category=""):
+    """Load a small folder in the data set's layout after `spoil(root)`."""
+
+    def use(tmp):
+        there, _ = made(dataset, tmp)
+        spoil(tmp)
+        return data.load(config(dataset=dataset, category=category or there), tmp)
+
+    refused(what, kind, use)
+
+
+def trained_on_anomalous(root):
+    table = root / "split_csv/1cls.csv"
+    table.write_text(table.read_text().replace("test,anomaly", "train,anomaly"))
+
+
+dataset_case("VisA without its split file", "missing", "visa", lambda f: (f / "split_csv/1cls.csv").unlink())
+dataset_case("image that VisA's split file names", "missing", "visa", lambda f: (f / "candle/Data/Images/Anomaly/001.JPG").unlink())
+dataset_case("mask that VisA's split file does not name", "extra", "visa", lambda f: save(mask(), f / "candle/Data/Masks/Anomaly/007.png"))
+dataset_case("anomalous images to train on in VisA's split file", "wrong value", "visa", trained_on_anomalous)
+dataset_case("category that VisA does not have", "wrong value", "visa", lambda f: None, category="candel")
+dataset_case("image of BTAD without a mask", "missing", "btad", lambda f: (f / "03/ground_truth/ko/0001.png").unlink())
+dataset_case("folder good in BTAD, which has ok", "extra", "btad", lambda f: save(picture(), f / "03/test/good/0000.bmp"))
+dataset_case("image of KolektorSDD without a label", "missing", "kolektorsdd", lambda f: (f / "kos01/Part0_label.bmp").unlink())
+dataset_case("folder of another data set", "wrong value", "kolektorsdd", lambda f: [shutil.rmtree(p) for p in f.glob("kos*")])
+dataset_case(
+    "mask of Magnetic-Tile without an image", "extra", "magnetic_tile", lambda f: save(mask(), f / "MT_Blowhole/Imgs/exp1_num_9.png")
+)
+dataset_case(
+    "image of Magnetic-Tile without a frame number", "wrong value", "magnetic_tile", lambda f: save(picture(), f / "MT_Free/Imgs/copy.jpg")
+)
+
+
 # --- Data sets for novelty detection ------------------------------------------------------------------------------
 
 
@@ -276,7 +314,7 @@ refused("`DATA` of somebody unknown", "missing", lambda tmp: plan.find_data("~no
 
 @case("`DATA` that holds no data set", "missing")
 def _(tmp):
-    mvtec_folder(tmp / "made_up")
+    save(picture(), tmp / "made_up/0.png")
     raise InputError(*plan.missing("cpu", str(tmp / "made_up")))  # the Snakefile ends with these lines
 
 
@@ -584,7 +622,7 @@ def _(tmp):
 @case("archive of some categories", "missing")
 def _(tmp):
     with pytest.MonkeyPatch.context() as patch:  # small folders, the same words
-        patch.setattr(acquire, "MVTEC_COUNTS", {name: (4, 4) for name in MVTEC_COUNTS})
+        patch.setattr(acquire, "MVTEC_COUNTS", {name: [4, 4] for name in MVTEC_COUNTS})
         for name in ("bottle", "cable"):
             mvtec_folder(tmp / "source" / name)
         acquire.acquire(str(tmp / "source"), tmp / "target")
@@ -622,12 +660,17 @@ refused("target inside the source", "wrong value", lambda tmp: acquire.acquire(s
 
 @case("manifest with a path out of the folder", "hostile")
 def _(tmp):
-    (tmp / "manifest").write_text(f"{'0' * 64}  ../../etc/passwd\n")
-    acquire.acquire(str(tmp), tmp.parent / "target", "", tmp / "manifest")
+    (mvtec_folder(tmp / "source/nut").parent / "manifest.sha256").write_text(f"{'0' * 64}  ../../etc/passwd\n")
+    acquire.acquire(str(tmp / "source"), tmp / "target")
+
+
+@case("manifest of something else", "wrong type")
+def _(tmp):
+    (mvtec_folder(tmp / "source/nut").parent / "manifest.sha256").write_text("<html>")
+    acquire.acquire(str(tmp / "source"), tmp / "target")
 
 
 refused("no source", "missing", lambda tmp: acquire.acquire("", tmp / "mvtec"))
-refused("manifest that is not there", "missing", lambda tmp: acquire.acquire(str(tmp), tmp.parent / "target", "", tmp / "nowhere"))
 
 
 # --- Metrics ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rdlib.config import CHOICES, DATASET_DEFAULTS, LONGEST_ID, MVTEC_COUNTS, NOVELTY_DATASETS, Config, parse_scales
+from rdlib.config import CHOICES, LONGEST_ID, Config, parse_scales
+from rdlib.datasets import FURTHER_DATASETS, MVTEC_COUNTS, NOVELTY_DATASETS
 from rdlib.errors import InputError
 from rdlib.paths import PACKAGE
 
@@ -31,6 +32,13 @@ PAPER = {
 
 def test_defaults_for_mvtec_are_the_papers():
     assert dataclasses.asdict(bottle()).items() >= PAPER.items()
+
+
+@pytest.mark.parametrize("dataset", FURTHER_DATASETS)
+def test_defaults_for_further_image_folders_are_those_for_mvtec(dataset):
+    further = Config.create(dataset=dataset, category="bottle")
+    assert dataclasses.asdict(further) == dataclasses.asdict(bottle()) | {"dataset": dataset} and further.has_masks
+    assert further.run_id == bottle().run_id.replace("-mvtec-", f"-{dataset}-")
 
 
 @pytest.mark.parametrize("dataset, normalise", [("mnist", "none"), ("fashion_mnist", "none"), ("cifar10", "imagenet")])
@@ -213,6 +221,9 @@ def test_run_ids_are_these():
     params = {"loss": "pixel", "scales": "2,3", "lr": 0.001, "bottleneck": "oce", "label": "try2", "seed": 0, "experiment": "t5"}
     assert bottle(**params).run_id == "t5-mvtec-bottle-wrn50.256px.200ep.bottleneck_oce.scales_23.loss_pixel.lr_0.001.try2-s0"
     assert Config.create(dataset="digits", normal_class=3).run_id == "main-digits-3-lite0.32px.200ep-s111"
+    assert Config.create(dataset="demo", category="coin", seed=0, epochs=15).run_id == "main-demo-coin-lite0.128px.15ep-s0"
+    assert Config.create(dataset="cifar10", normal_class=9, sigma=4).run_id == "main-cifar10-9-resnet18.32px.200ep.sigma_4.0-s111"
+    assert Config.create(dataset="btad", category="01").run_id == "main-btad-01-wrn50.256px.200ep-s111"
 
 
 @pytest.mark.parametrize("name, whole", [("lr", 1), ("sigma", 2), ("beta1", 0)])
@@ -229,10 +240,6 @@ def test_seeds_differ_with_seed_and_category_and_not_with_the_variant():
 
 def test_an_input_error_shows_as_one_sentence():
     assert InputError("seed=-1: must be 0 or greater")._render_traceback_() == ["InputError: seed=-1: must be 0 or greater"]
-
-
-def test_defaults_exist_for_every_data_set():
-    assert set(DATASET_DEFAULTS) == set(CHOICES["dataset"])
 
 
 @pytest.mark.parametrize("method, size, smallest", [("reverse", 32, 2), ("reverse", 64, 1), ("conventional", 32, 1)])

@@ -18,6 +18,7 @@ from torchvision.transforms import Resize, ToTensor
 from rdlib import data
 from rdlib.config import Config
 from rdlib.data import DataError
+from rdlib.datasets import MVTEC_COUNTS
 from rdlib.run.cache import Store
 
 CFG = config()
@@ -364,7 +365,7 @@ def test_what_systems_leave_in_folders_is_passed_over_without_a_word(folder, nam
         write(folder / text, "MVTec AD has these")
     found = load(folder)
     assert found.manifest == before.manifest and found.test.paths == before.test.paths and data.remarks(found, CFG) == []
-    assert [p.name for p in data.categories(folder.parent)] == ["made_up"]
+    assert data.categories(folder.parent) == {"made_up": folder}
 
 
 def test_what_changes_no_number_is_a_remark(folder):
@@ -534,9 +535,9 @@ def test_the_shape_is_part_of_a_pictures_hash():
     assert data.pixel_hash(Image.new("RGB", (4, 2))) != data.pixel_hash(Image.new("RGB", (2, 4)))
 
 
-@pytest.mark.parametrize("official, differs", [((4, 4), 0), ((5, 4), 1), ((3, 6), 3)])
+@pytest.mark.parametrize("official, differs", [([4, 4], 0), ([5, 4], 1), ([3, 6], 3)])
 def test_counts_are_compared_with_the_official_ones(tmp_path, monkeypatch, official, differs):
-    monkeypatch.setitem(data.MVTEC_COUNTS, "bottle", official)
+    monkeypatch.setitem(MVTEC_COUNTS, "bottle", official)
     mvtec_folder(tmp_path / "bottle")
     cfg = config(category="bottle")
     found = data.load(cfg, tmp_path)

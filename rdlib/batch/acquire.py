@@ -1,7 +1,8 @@
 """A complete MVTec AD from an archive, a folder or an address of the user's: `python -m rdlib.batch.acquire SOURCE TARGET`.
 
 Everything happens in a temporary folder beside the target, which is renamed when it is complete: what lies under the
-target's name is whole. A `manifest.sha256` beside the categories (as `sha256sum -c` reads it) says of what it consists.
+target's name is whole. A `manifest.sha256` beside the categories (as `sha256sum -c` reads it) says of what it consists,
+here and in every copy of it.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from urllib.error import HTTPError
 
 from filelock import FileLock, Timeout
 
-from rdlib.config import MVTEC_COUNTS
 from rdlib.data import categories, files_below, find_items, is_litter, report
+from rdlib.datasets import MVTEC_COUNTS
 from rdlib.errors import InputError
 
 MANIFEST = "manifest.sha256"
@@ -39,29 +40,27 @@ TIMEOUT = 60  # seconds without a byte from the server
 BLOCK = 2**20
 
 
-def acquire(source: str, target: str | Path, sha256: str = "", manifest: str | Path = "", partial: bool = False) -> str:
-    """Make `target` a complete copy of what `source` holds; a complete target is left as it is.
+def acquire(source: str, target: str | Path, sha256: str = "", partial: bool = False) -> str:
+    """Make `target` a complete copy of what `source` holds; a complete target is left as it is. A manifest in the source is obeyed.
 
     source: folder, archive (tar in any compression, zip) or http(s) address of an archive
     target: folder that will hold the categories
-    sha256: of the archive; an address needs it or a manifest, since nothing else says that the right bytes came
-    manifest: file of lines `sha256  relative/path`, all that the target has to hold
+    sha256: of the archive; an address needs it, since nothing else says that the right bytes came
     partial: several, but not all of MVTec AD's categories are meant; without it that is taken for an archive that was cut short
     returns: a sentence on what is there now
     raises: InputError if anything is missing, changed, hostile or too much; nothing half-done is left behind
     """
     target, is_url = Path(target), bool(re.match(r"https?://", source))
-    expected = read_manifest(Path(manifest)) if manifest else {}
     if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise InputError(f"sha256={sha256!r}: must be 64 hexadecimal digits, as `sha256sum` prints them")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        return f"{target}: already complete, left as it is. {check_existing(target, expected)}"
+        return f"{target}: already complete, left as it is. {check_existing(target)}"
     if not source:
         raise InputError(
             f"no source for {target}: give a local archive or folder of MVTec AD, or an http(s) address (make data SOURCE=...)"
         )
-    if is_url and not (sha256 or manifest):
-        raise InputError(f"{source}: an address needs --sha256 or --manifest, else nothing says that the right data came")
+    if is_url and not sha256:
+        raise InputError(f"{source}: an address needs --sha256, else nothing says that the right data came")
     if not is_url and not Path(source).exists():
         raise InputError(f"{source}: no such file or folder; give a local copy of the archive, its folder or an http(s) address")
     if not is_url and target.resolve().is_relative_to(Path(source).resolve()):
@@ -71,19 +70,20 @@ def acquire(source: str, target: str | Path, sha256: str = "", manifest: str | P
         remove_stale(target)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as tmp, FileLock(Path(tmp, LOCK)):
             root = _fetch_and_unpack(source, Path(tmp), sha256.lower())
-            expected = _checked(root, expected, f"{source}: not complete; fetch it again")
+            by_manifest = _checked(root, f"{source}: not complete; fetch it again")
             there, missing = official_in(root)
-            if len(there) > 1 and missing and not expected and not partial:
+            if len(there) > 1 and missing and not by_manifest and not partial:
                 raise InputError(
                     f"{source}: {len(there)} of {len(MVTEC_COUNTS)} categories; missing: {', '.join(missing)}; fetch it again, "
-                    "or give --partial or --manifest if no more are meant"
+                    "or give --partial if no more are meant"
                 )
-            (root / MANIFEST).write_text(manifest_text(expected or manifest_of(root)), encoding="utf-8")
+            lines = [f"{digest}  {name}\n" for name, digest in sorted(manifest_of(root).items())]
+            (root / MANIFEST).write_text("".join(lines), encoding="utf-8")
             root.chmod(0o755)
             root.rename(target)
     except OSError as error:  # disk full, no permission, or another process made the target meanwhile
         raise InputError(f"{target}: cannot be made ({error}); nothing was left behind") from None
-    return f"{target}: {_what_is_there(target, bool(expected))}"
+    return f"{target}: {_what_is_there(target, by_manifest)}"
 
 
 def remove_stale(target: Path) -> None:
@@ -101,7 +101,7 @@ def _fetch_and_unpack(source: str, tmp: Path, sha256: str) -> Path:
     unpacked = tmp / "unpacked"
     if Path(source).is_dir():
         if sha256:
-            raise InputError(f"{source}: is a folder; --sha256 is that of an archive, give --manifest instead")
+            raise InputError(f"{source}: is a folder; --sha256 is that of an archive, leave it out")
         _copy(Path(source), unpacked)
         return _root(unpacked, source)
     archive = Path(source)
@@ -138,26 +138,21 @@ def _unpack(archive: Path, folder: Path, source: str) -> None:
     try:
         with contextlib.closing(_members(archive)) as members:
             for name, kind, opened in members:
-                path = folder / _place(name, kind, source)
-                if any(map(is_litter, path.relative_to(folder).parts)):
+                place = PurePosixPath(name.replace("\\", "/"))
+                problem = f"is {kind}, only files and folders are unpacked" if kind else ""
+                if place.is_absolute() or ".." in place.parts or re.match(r"[A-Za-z]:", name):
+                    problem = "would be written outside the target"
+                if problem:
+                    raise InputError(f"{source}: member {name!r} {problem}; this is not the original archive")
+                if any(map(is_litter, place.parts)):
                     continue
+                path = folder / place
                 (path.parent if opened else path).mkdir(parents=True, exist_ok=True)
                 if opened:
                     with opened() as content, path.open("wb") as file:
                         shutil.copyfileobj(content, file, BLOCK)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError, NotImplementedError) as error:
         raise InputError(f"{source}: not a complete tar or zip archive ({str(error).partition(':')[0]}); fetch it again") from None
-
-
-def _place(name: str, kind: str, source: str) -> PurePosixPath:
-    """Where a member belongs, below the target. raises: InputError if it is a link or a device, or would lie elsewhere"""
-    place = PurePosixPath(name.replace("\\", "/"))
-    problem = f"is {kind}, only files and folders are unpacked" if kind else ""
-    if place.is_absolute() or ".." in place.parts or re.match(r"[A-Za-z]:", name):
-        problem = "would be written outside the target"
-    if problem:
-        raise InputError(f"{source}: member {name!r} {problem}; this is not the original archive")
-    return place
 
 
 def _members(archive: Path) -> Iterator[tuple[str, str, Callable[[], IO[bytes]] | None]]:
@@ -187,7 +182,7 @@ def _copy(source: Path, target: Path) -> None:
 def _root(unpacked: Path, source: str) -> Path:
     """The folder of the categories: at the top, or in the one folder that is there."""
     top = categories(unpacked)
-    roots = [unpacked] * bool(top) + sorted(p for p in unpacked.iterdir() if p not in top and categories(p))
+    roots = [unpacked] * bool(top) + sorted(p for p in unpacked.iterdir() if p.name not in top and categories(p))
     if not roots:
         raise InputError(f"{source}: no MVTec layout in it; expected CATEGORY/train/good, CATEGORY/test and CATEGORY/ground_truth")
     if len(roots) > 1:
@@ -199,35 +194,32 @@ def _root(unpacked: Path, source: str) -> Path:
 # --- Complete? ----------------------------------------------------------------------------------------------------
 
 
-def check_existing(target: Path, expected: dict[str, str]) -> str:
-    """Whether an existing folder is complete: by the manifest given, by its own, or by all official counts.
+def check_existing(target: Path) -> str:
+    """Whether an existing folder is complete: by its manifest, or by all official counts.
 
     returns: what is there
     raises: InputError if it is not complete, so that a half-extracted folder is never taken for the data set
     """
     if not target.is_dir():
         raise InputError(f"{target}: is a file, not a folder; give another target")
-    expected = _checked(target, expected, f"{target}: there already, but not complete (move it away and acquire it again)")
+    by_manifest = _checked(target, f"{target}: there already, but not complete (move it away and acquire it again)")
     _, missing = official_in(target)
-    if missing and not expected:
+    if missing and not by_manifest:
         raise InputError(
             f"{target}: there already, without {MANIFEST} and without {', '.join(missing)}, so it may be half-extracted; "
-            "move it away and acquire it again, or give --manifest"
+            "move it away and acquire it again"
         )
-    return _what_is_there(target, bool(expected))
+    return _what_is_there(target, by_manifest)
 
 
-def _checked(root: Path, expected: dict[str, str], refusal: str) -> dict[str, str]:
-    """The manifest that the folder agrees with: the one given, else its own if it was acquired before, else none.
-
-    raises: InputError of `refusal` and every problem
-    """
-    own = root / MANIFEST
-    expected = expected or (read_manifest(own) if own.is_file() else {})
-    problems = problems_of(root) + (differences(manifest_of(root), expected) if expected else [])
+def _checked(root: Path, refusal: str) -> bool:
+    """Whether the folder has a manifest, with which it then agrees. raises: InputError of `refusal` and every problem"""
+    by_manifest, problems = (root / MANIFEST).is_file(), problems_of(root)
+    if by_manifest:
+        problems += differences(manifest_of(root), read_manifest(root / MANIFEST))
     if problems:
         raise InputError(report(refusal, problems))
-    return expected
+    return by_manifest
 
 
 def problems_of(root: Path) -> list[str]:
@@ -236,20 +228,18 @@ def problems_of(root: Path) -> list[str]:
     returns: one line per problem, its paths relative to `root`
     """
     problems = [] if categories(root) else ["no folder CATEGORY/train or CATEGORY/test"]
-    for folder in categories(root):
+    for name, folder in categories(root).items():
         train, test, found = find_items(folder)
         problems += found
-        official = MVTEC_COUNTS.get(folder.name)
-        if official and (len(train), len(test)) != official:
-            problems.append(
-                f"{folder.name}: {len(train)} of {official[0]} training and {len(test)} of {official[1]} test images; half-extracted?"
-            )
+        official = MVTEC_COUNTS.get(name)
+        if official and [len(train), len(test)] != official:
+            problems.append(f"{name}: {len(train)} of {official[0]} training and {len(test)} of {official[1]} test images; half-extracted?")
     return [p.replace(f"{root}/", "") for p in problems]
 
 
 def official_in(root: Path) -> tuple[list[str], list[str]]:
     """MVTec AD's categories that are there, and that are missing, in the order of the paper's tables."""
-    found = {p.name for p in categories(root)}
+    found = categories(root)
     return [c for c in MVTEC_COUNTS if c in found], [c for c in MVTEC_COUNTS if c not in found]
 
 
@@ -257,7 +247,7 @@ def _what_is_there(root: Path, by_manifest: bool) -> str:
     there, missing = official_in(root)
     what = f"{len(categories(root))} categories, {len(there)} of MVTec AD's {len(MVTEC_COUNTS)}"
     without = f"; missing: {', '.join(missing)}" if there and missing else ""
-    how = "every file agrees with the manifest" if by_manifest else "no manifest was given; checked by layout and official counts"
+    how = "every file agrees with the manifest" if by_manifest else "checked by layout and official counts, without a manifest"
     return f"{what}{without}; {how}"
 
 
@@ -269,30 +259,14 @@ def manifest_of(root: Path) -> dict[str, str]:
     return {p.relative_to(root).as_posix(): file_sha256(p) for p in files_below(root) if p != root / MANIFEST}
 
 
-def manifest_text(found: dict[str, str]) -> str:
-    """Lines `sha256  relative/path`, in order of the paths."""
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted(found.items()))
-
-
 def read_manifest(file: Path) -> dict[str, str]:
-    """Relative path -> sha256.
-
-    raises: InputError naming the file and the line that is not `sha256  relative/path`
-    """
-    if not file.is_file():
-        raise InputError(f"{file}: no such manifest; it is a text of lines `sha256  relative/path`")
+    """Relative path -> sha256. raises: InputError naming the file and the line that is not `sha256  relative/path`"""
     found: dict[str, str] = {}
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{file}: is not a text; a manifest has lines `sha256  relative/path`") from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(\S.*)", line)
-        if not match or match[2].startswith("/") or ".." in PurePosixPath(match[2]).parts:
+        if not match:
             raise InputError(f"{file}, line {number}: {line[:80]!r} is not `sha256  relative/path`")
         found[match[2]] = match[1].lower()
-    if not found:
-        raise InputError(f"{file}: an empty manifest; it needs a line `sha256  relative/path` for every file")
     return found
 
 
@@ -314,11 +288,10 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("source", help="folder, tar or zip archive, or http(s) address of one")
     parser.add_argument("target", help="folder that will hold the categories, for example data/mvtec")
     parser.add_argument("--sha256", default="", help="of the archive")
-    parser.add_argument("--manifest", default="", help="file of lines `sha256  relative/path` to check against")
     parser.add_argument("--partial", action="store_true", help="several, but not all of MVTec AD's categories are meant")
     given = parser.parse_args(words)
     try:
-        print(acquire(given.source, given.target, given.sha256, given.manifest, given.partial))
+        print(acquire(given.source, given.target, given.sha256, given.partial))
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

@@ -17,6 +17,8 @@ from matplotlib.font_manager import fontManager
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
+from rdlib.datasets import DATASETS, FURTHER_DATASETS
+
 MAP_COLOURS = "inferno"
 REGION_COLOUR, OUTLINE = (255, 40, 0), "#00e5ff"
 LARGEST_PANEL = 480  # px of a photograph in a heat map
@@ -28,7 +30,7 @@ FALLBACK = (
 ATTRIBUTION = {
     "mvtec": "photographs: MVTec AD, © MVTec Software GmbH, CC BY-NC-SA 4.0 (Bergmann et al. 2019)",
     "demo": "photographs: scikit-image; defects are synthetic",
-}
+} | {name: f"photographs: {DATASETS[name].title}, licence: {DATASETS[name].licence}" for name in FURTHER_DATASETS if name != "folder"}
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from rdlib.config import LATER, MVTEC_COUNTS, Config
+from rdlib.config import LATER, Config
+from rdlib.datasets import MVTEC_COUNTS
 from rdlib.errors import InputError
 from rdlib.evaluate import METRICS
 from rdlib.run import record

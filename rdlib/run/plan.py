@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdlib.config import DATASET_DEFAULTS, MVTEC_COUNTS, PUBLISHED_WEIGHTS
+from rdlib.config import PUBLISHED_WEIGHTS
+from rdlib.datasets import DATASET_DEFAULTS, DATASETS, FURTHER_DATASETS, MVTEC_COUNTS, NOVELTY_DATASETS
 from rdlib.errors import InputError
 from rdlib.paths import at_home
 from rdlib.run.parameters import from_notebook
@@ -53,10 +54,10 @@ class Report:
 REPORTS = {
     "04_mvtec": Report(
         "Tables 1 and 2: MVTec AD, and the same teacher with other methods",
-        ("mvtec", "baselines", "unified"),
-        ("demo_image_auroc", "demo_pixel_auroc", "demo_pro", "table1_run", "table1_256", "table1_128", "table2_pixel_auroc", "table2_pro", "low_fpr", "same_teacher", "unified"),
+        ("mvtec", "baselines", "unified", "further"),
+        ("demo_image_auroc", "demo_pixel_auroc", "demo_pro", "table1_run", "table1_256", "table1_128", "table2_pixel_auroc", "table2_pro", "low_fpr", "further_data_sets", "same_teacher", "unified"),
         ("category_bars",),
-        ("demo_image_auroc", "demo_pixel_auroc", "demo_pro", "table1_run", "low_fpr", "unified"),
+        ("demo_image_auroc", "demo_pixel_auroc", "demo_pro", "table1_run", "low_fpr", "further_data_sets", "unified"),
     ),
     "05_complexity": Report(
         "Table 3: cost",
@@ -160,6 +161,13 @@ def paper() -> dict[str, list[Parameters]]:
     }
 
 
+def further(data: dict[str, str]) -> dict[str, list[Parameters]]:
+    """Our method at profile cpu's own setting on every further data set that is there; no group if none is."""
+    cells = [dict(zip(("dataset", "category"), key.split("/"))) for key in data if "/" in key]
+    main = cpu({"bottle": ""})["mvtec"][0]
+    return {"further": [p for cell in cells for p in _grid(main | cell | {"save_maps": False}, seed=(0, 1))]} if cells else {}
+
+
 # One factor at a time against the profile's own setting (09_deviations, 06_novelty).
 TRAINING_FACTORS: list[Parameters] = [
     {"loss": "pixel"},  # per position, eq. 2
@@ -198,7 +206,7 @@ def apply(base: Parameters, change: Parameters) -> Parameters:
     if isinstance(change.get("epochs"), float):
         change = change | {"epochs": max(1, round(base["epochs"] * change["epochs"]))}
     if change.get("normalise") == "other":
-        own = base.get("normalise", DATASET_DEFAULTS[base["dataset"]].get("normalise", "imagenet"))
+        own = base.get("normalise", DATASET_DEFAULTS.get(base["dataset"], {}).get("normalise", "imagenet"))
         change = change | {"normalise": "imagenet" if own == "none" else "none"}
     return base | change
 
@@ -231,7 +239,7 @@ def tables(profile: str, data: str = "") -> dict[str, list[Parameters]]:
     if profile == "demo":
         return demo()
     found = find_data(data)
-    needed = cpu(found) if profile == "cpu" else paper()
+    needed = cpu(found) | further(found) if profile == "cpu" else paper()
     located = {table: [p | _places(p, found) for p in runs] for table, runs in needed.items()}
     return located | {"unified": _in_one_folder(located["unified"])}
 
@@ -246,7 +254,8 @@ def _in_one_folder(runs: list[Parameters]) -> list[Parameters]:
 def _places(parameters: Parameters, found: dict[str, str]) -> Parameters:
     """Where a run's data lie, and its teacher's weights if a folder of DATA holds them."""
     weights = found.get(parameters["teacher"])
-    return {"data_root": found.get(parameters.get("category", parameters["dataset"]), "")} | ({"weights": weights} if weights else {})
+    data_root = found.get(_key(parameters["dataset"], parameters.get("category", "")), "")
+    return {"data_root": data_root} | ({"weights": weights} if weights else {})
 
 
 def runs(profile: str, data: str = "") -> dict[str, Parameters]:
@@ -272,20 +281,20 @@ def trainers(planned: dict[str, Parameters]) -> dict[str, str]:
 
 
 def find_data(data: str) -> dict[str, str]:
-    """MVTec category or novelty data set -> the `data_root` that holds it, teacher -> its file of weights: the first of DATA, then Debian's.
+    """What is there: data -> the `data_root` that holds it, teacher -> its file of weights: the first of DATA, then Debian's.
 
     data: folders separated by os.pathsep, see `contributions`
+    returns: keys of data are a category of MVTec AD, a novelty data set, or DATASET/CATEGORY of another data set
     raises: InputError naming a folder that does not exist
     """
     return {name: root for there in reversed(contributions(data).values()) for name, root in there.items()}
 
 
 def contributions(data: str) -> dict[str, dict[str, str]]:
-    """What each folder holds: folder -> {MVTec category or novelty data set: its `data_root`}, and last Debian's dataset packages.
+    """What each folder holds: folder -> what `find_data` returns, and last Debian's dataset packages.
 
-    data: folders separated by os.pathsep; each may hold the categories, or `mvtec`, `mnist`, `fashion_mnist`,
-        `cifar10` (also torchvision's own folder names), or be one of these itself. Teachers' weights (`resnet18-f37072fd.pth`, or
-        any name that begins with the teacher's) may lie in it or in its `weights`.
+    data: folders separated by os.pathsep; each may hold categories, or data sets in folders of their own names, or be one of these
+        itself. Teachers' weights (`resnet18-f37072fd.pth`, or any name that begins with the teacher's) may lie in it or in its `weights`.
     raises: InputError naming a folder that does not exist
     """
     folders = [p for p in data.split(os.pathsep) if p]
@@ -296,27 +305,30 @@ def contributions(data: str) -> dict[str, dict[str, str]]:
 
 
 def _held_by(folder: Path) -> dict[str, str]:
-    whole = folder.absolute()
-    roots = [folder / "mvtec_anomaly_detection", folder / "mvtec", folder]
-    found = {c: str(root) for root in roots for c in MVTEC_COUNTS if (root / c / "train/good").is_dir()}
-    if whole.name in MVTEC_COUNTS and (folder / "train/good").is_dir():  # a category itself: this one, not its neighbours
-        found[whole.name] = str(whole.parent)
-    for name, (subfolders, needed) in _NOVELTY_FILES.items():
-        itself = [folder for s in subfolders if f"{whole}".endswith(f"/{s}")]
-        for place in [*itself, *(folder / s for s in reversed(subfolders))]:
-            if any((place / f"{n}{packed}").exists() for n in needed for packed in ("", ".gz")):
-                found[name] = str(place)
+    whole, found = folder.absolute(), {}
+    for dataset, known in DATASETS.items():
+        for category in _others(whole) if dataset == "folder" else known.counts or ("",):
+            places = [whole.parent] * (whole.name == category)  # a category itself: this one, not its neighbours
+            places += [folder / p for p in known.places] + [folder] * any(f"{whole}".endswith(f"/{p}") for p in known.places)
+            there = [p for p in places if any((p / sign.format(category)).exists() for sign in known.signs)]
+            if there:
+                found[_key(dataset, category)] = str(there[0])
     files = [path for place in (folder / "weights", folder) for path in sorted(place.glob("*.pth"))]
     return found | {name: str(path) for name in PUBLISHED_WEIGHTS for path in files if re.fullmatch(rf"{name}[-_.].*", path.name)}
 
 
+def _others(folder: Path) -> list[str]:
+    """Categories in MVTec AD's layout, below a folder or itself, that no data set is known to have; their names go into run ids."""
+    known = {c for d in DATASETS.values() if d.layout == "mvtec" for c in d.counts}
+    there = [p.name for p in (*folder.glob("*"), folder) if (p / "train/good").is_dir()]
+    return sorted(name for name in there if name not in known and re.fullmatch(r"\w[\w.]*", name, re.ASCII))
+
+
+def _key(dataset: str, category: str) -> str:
+    return dataset if dataset in NOVELTY_DATASETS else f"{dataset}/{category}" if dataset in FURTHER_DATASETS else category
+
+
 DEBIAN = "/usr/share/datasets"
-_IDX = ("train-images-idx3-ubyte",)
-_NOVELTY_FILES = {
-    "mnist": (("mnist", "MNIST/raw"), _IDX),
-    "fashion_mnist": (("fashion_mnist", "fashion-mnist", "FashionMNIST/raw"), _IDX),
-    "cifar10": (("cifar10", "."), ("cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1")),
-}
 
 
 def missing(profile: str, data: str = "") -> list[str]:
@@ -327,7 +339,7 @@ def missing(profile: str, data: str = "") -> list[str]:
     lines = [f"DATA={folder}: {NOTHING}; give the folder that holds bottle/train/good, mnist, ..., or leave it out" for folder in empty]
     found = find_data(data)
     if profile == "cpu":
-        return lines or ([] if found else ["DATA: neither an MVTec category nor a novelty data set found; give DATA=FOLDER"])
+        return lines or ([] if found else ["DATA: none of the data sets in docs/datasets.md found; give DATA=FOLDER"])
     for category in [c for c in MVTEC_COUNTS if c not in found]:
         lines.append(f"MVTec AD category {category}: no folder {category}/train/good under DATA (request the archive at mvtec.com)")
     for name in [n for n in NOVELTY if n not in found]:

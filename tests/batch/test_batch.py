@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import REPO
 
-from rdlib.config import MVTEC_COUNTS
+from rdlib.datasets import MVTEC_COUNTS
 from rdlib.run import plan
 
 FASHION = Path(plan.DEBIAN) / "fashion-mnist"

@@ -12,7 +12,8 @@ from rdlib.report import audit
 
 
 def checked(*folders):
-    return audit.check_categories(folders, {folder.name: config(category=folder.name) for folder in folders})
+    settings = {folder.name: config(category=folder.name) for folder in folders}
+    return audit.check_categories({folder.name: folder for folder in folders}, settings)
 
 
 def test_a_category_has_a_row_of_what_its_loading_said(tmp_path):
@@ -52,7 +53,7 @@ def test_an_image_has_a_row_with_the_regions_and_the_area_of_its_mask(tmp_path):
     values[8:20, 8:20], values[9:19, 9:19] = 90, 255
     save(Image.fromarray(values), folder / "ground_truth/hole/001_mask.png")
     save(picture((64, 32)), folder / "train/good/000.png")
-    rows = [tuple(row.values()) for row in audit.image_rows([folder])]
+    rows = [tuple(row.values()) for row in audit.image_rows({"nut": folder}, "mvtec")]
     assert rows == [
         ("nut", "train", "good", "64x32", 0, pytest.approx(np.nan, nan_ok=True)),
         ("nut", "test", "good", "40x32", 0, pytest.approx(np.nan, nan_ok=True)),
@@ -68,7 +69,7 @@ def test_category_folders(tmp_path):
     for name in ("nut", "bolt"):
         mvtec_folder(tmp_path / name, train=1, good=1, bad=1)
     for wanted, names in (("", ["bolt", "nut"]), ("nut, bolt", ["nut", "bolt"])):
-        assert [p.name for p in audit.category_folders("mvtec", tmp_path, wanted)] == names
+        assert audit.category_folders("mvtec", tmp_path, wanted) == {name: tmp_path / name for name in names}
 
 
 @pytest.mark.parametrize("part", ["train", "test", "ground_truth"])
@@ -76,9 +77,9 @@ def test_a_category_without_one_of_its_parts_is_not_passed_over(tmp_path, part):
     shutil.rmtree(mvtec_folder(tmp_path / "nut") / part)
     mvtec_folder(tmp_path / "bolt")
     folders = audit.category_folders("mvtec", tmp_path)
-    assert [p.name for p in folders] == ["bolt", "nut"]
+    assert list(folders) == ["bolt", "nut"]
     with pytest.raises(DataError, match=f"{tmp_path / 'nut'}: [12] problem"):
-        checked(*folders)
+        checked(*folders.values())
 
 
 def test_examples_are_good_first_then_one_of_each_defect(tmp_path):

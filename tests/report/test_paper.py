@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rdlib.config import MVTEC_COUNTS
+from rdlib.datasets import MVTEC_COUNTS
 from rdlib.report import paper
 
 ROWS = paper.load()

@@ -6,7 +6,8 @@ import pytest
 from helpers import REPO
 from made_up_runs import COST, execute, failed, put, run
 
-from rdlib.config import MVTEC_COUNTS, Config
+from rdlib.config import Config
+from rdlib.datasets import MVTEC_COUNTS
 from rdlib.report import figures
 from rdlib.run import plan, record
 
@@ -101,6 +102,21 @@ def test_resolutions_and_variants_are_kept_apart(tables):
     found = tables("04_mvtec", *results)
     for name, expected in (("table1_256", 90), ("table1_128", 60)):
         assert (of(found[name], "ours")["carpet"], of(found[name], "n")["carpet"]) == (expected, 1)
+
+
+def test_further_data_sets_have_a_table_without_the_paper(tables):
+    """One category of VisA's twelve, so no average; both of a folder's; at the setting most of their runs have."""
+    assert "further_data_sets" not in tables("04_mvtec", run(0.9))
+    results = [run(v, dataset="visa", category="candle", seed=s) for s, v in enumerate((0.7, 0.8))]
+    results += [run(v, dataset="folder", category=c) for c, v in (("nut", 0.5), ("bolt", 0.6))]
+    found = tables("04_mvtec", *results, run(0.1, dataset="visa", category="pcb1", image_size=128))
+    cells = found["further_data_sets"].query("column == 'image_AUROC'")
+    ours, folder = of(cells, "ours"), "any other folder in MVTec AD's layout, 256 px"
+    assert (ours["VisA, 256 px: candle"], of(cells, "n")["VisA, 256 px: candle"]) == (pytest.approx(75), 2)
+    assert np.isnan(ours["VisA, 256 px: pcb1"]) and np.isnan(ours["VisA, 256 px: avg_total"])
+    assert [ours[f"{folder}: {name}"] for name in ("bolt", "nut", "avg_total")] == [60, 50, 55]
+    assert cells["paper"].isna().all() and set(cells["verdict"]) == {"not published", "not run"}
+    assert set(found["table1_256"]["verdict"]) == {"not run"}
 
 
 def test_a_failed_category_keeps_its_row_and_no_average_leaves_it_out(tables):

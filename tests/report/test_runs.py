@@ -7,7 +7,8 @@ import pytest
 from helpers import REPO
 from made_up_runs import failed, put, run
 
-from rdlib.config import MVTEC_COUNTS, Config
+from rdlib.config import Config
+from rdlib.datasets import MVTEC_COUNTS
 from rdlib.errors import InputError
 from rdlib.report import runs
 

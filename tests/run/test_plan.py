@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from helpers import REPO
 
-from rdlib.config import MVTEC_COUNTS, Config
+from rdlib.config import Config
+from rdlib.datasets import MVTEC_COUNTS
 from rdlib.run import plan
 from rdlib.run.parameters import from_notebook
 
@@ -316,7 +317,7 @@ def test_the_one_missing_thing_is_named(everything, gone):
 
 
 def test_the_cpu_profile_needs_any_data_at_all(tmp_path):
-    assert plan.missing("cpu", "") == ["DATA: neither an MVTec category nor a novelty data set found; give DATA=FOLDER"]
+    assert plan.missing("cpu", "") == ["DATA: none of the data sets in docs/datasets.md found; give DATA=FOLDER"]
     assert plan.missing("cpu", categories(tmp_path / "data", ["pill"])) == []
 
 

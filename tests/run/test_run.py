@@ -255,7 +255,7 @@ def test_the_executed_notebook_shows_figures_and_metrics(calls):
 
 LAST_LINES = {
     "misspelt": r"InputError: unknown parameter 'epoch' (did you mean 'epochs'?)",
-    "empty": "made_up: no folder train/good, no folder test; expected MVTec layout",
+    "empty": "no category made_up of mvtec; there are: none",
     "absent": "nowhere.pth': no such file; give torchvision's",
 }
 

@@ -34,8 +34,9 @@ from scipy.ndimage import gaussian_filter
 from torch.utils.flop_counter import FlopCounterMode
 
 from rdlib import evaluate, features, fit, inference, model, score, teachers
-from rdlib.config import MVTEC_COUNTS, Config
+from rdlib.config import Config
 from rdlib.data import ImageSet
+from rdlib.datasets import MVTEC_COUNTS
 from rdlib.distance import flat_loss
 from rdlib.run import plan
 from rdlib.run.files import write_atomically

@@ -5,7 +5,8 @@ import json
 import numpy as np
 from helpers import REPO
 
-from rdlib.config import IMAGE_FOLDER_DATASETS, Config
+from rdlib.config import Config
+from rdlib.datasets import IMAGE_FOLDER_DATASETS
 from rdlib.evaluate import METRICS
 from rdlib.run import record
 from rdlib.score import Scores

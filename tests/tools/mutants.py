@@ -55,7 +55,7 @@ FAULTS = [
     Fault("random layer4 beside weights through layer3", "teachers.py", "net.layer4, tail = nn.Identity(), None", "net.layer4 = nn.Identity()", "test_teachers"),
     Fault("optimiser not restored", "fit.py", 'optimiser.load_state_dict(state["optimiser"])', "pass", "run/test_crash"),
     Fault("damaged checkpoint used", "run/checkpoint.py", "                path.unlink()  # damaged\n            return None\n", "                pass\n", "run/test_crash"),
-    Fault("masks paired by position", "data.py", 'masks.get(f"{path.stem}_mask")', "next(iter(masks.values()), None)", "test_data"),
+    Fault("masks paired by position", "data.py", "by_stem.get(stem)", "next(iter(masks), None)", "test_data"),
     Fault("mask rule > 0 by default", "data.py", '127 if rule == "over_half" else 0', "0", "test_data"),
     Fault("label from the mask", "data.py", 'np.array([item.defect != "good" for item in items], dtype=np.uint8)', "masks.any(axis=(1, 2)).astype(np.uint8)", "test_data"),
     Fault("4-connected regions", "metrics.py", "EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)", "EIGHT_NEIGHBOURS = None", "test_metrics"),
