@@ -69,6 +69,8 @@ def test_category_folders(tmp_path):
         mvtec_folder(tmp_path / name, train=1, good=1, bad=1)
     for wanted, names in (("", ["bolt", "nut"]), ("nut, bolt", ["nut", "bolt"])):
         assert [p.name for p in audit.category_folders("mvtec", tmp_path, wanted)] == names
+    with pytest.raises(DataError, match="data_root is empty"):
+        audit.category_folders("mvtec")
 
 
 @pytest.mark.parametrize("part", ["train", "test", "ground_truth"])
