@@ -118,7 +118,9 @@ def load(cfg: Config, data_root: str | Path = "", store: Any = None) -> Data:
         data_root = demo_root()
     if not str(data_root):
         raise DataError(f"data_root is empty: give the folder that holds {cfg.category}/train/good, for example -p data_root data/mvtec")
-    return (load_all if cfg.train_on == "all" else load_mvtec)(Path(data_root) / cfg.category, cfg, store)
+    if cfg.train_on == "all":
+        return load_all(Path(data_root), cfg, store)
+    return load_mvtec(Path(data_root) / cfg.category, cfg, store)
 
 
 def load_mvtec(folder: Path, cfg: Config, store: Any = None) -> Data:
@@ -150,20 +152,20 @@ def load_mvtec(folder: Path, cfg: Config, store: Any = None) -> Data:
     return Data(*splits, digest, notes, duplicates, (*sentences(said, folder), *facts["said"]))
 
 
-def load_all(folder: Path, cfg: Config, store: Any = None) -> Data:
-    """A category folder, with the training images of all categories beside it in place of its own, in order of name (`train_on=all`).
+def load_all(root: Path, cfg: Config, store: Any = None) -> Data:
+    """A category, with the training images of all categories below `root` in place of its own, in order of name (`train_on=all`).
 
     raises: DataError with every problem found in any of them
     """
     found, problems = {}, []
-    for place in sorted({folder, *categories(folder.parent)}):
+    for place in sorted({root / cfg.category, *categories(root)}):
         try:
-            found[place.name] = load_mvtec(place, cfg, store)
+            found[place.name] = load_mvtec(place, replace(cfg, category=place.name), store)
         except DataError as error:
             problems.append(str(error))
     if problems:
         raise DataError("\n".join(problems))
-    sets, own = [one.train for one in found.values()], found[folder.name]
+    sets, own = [one.train for one in found.values()], found[cfg.category]
     names = tuple(f"{name}/{path}" for name, one in found.items() for path in one.train.paths)
     train = ImageSet(*(np.concatenate([getattr(s, part) for s in sets]) for part in ("images", "labels")), names)
     manifests = {name: one.manifest for name, one in found.items()}

@@ -636,6 +636,7 @@ MAPS = {"masks": np.eye(4)[None], "maps": np.arange(16.0).reshape(1, 4, 4)}
 
 
 refused("PRO to 30, not 0.3", "wrong value", lambda tmp: metrics.au_pro(**MAPS, max_fpr=30))
+refused("labels of other images for AUPIMO", "wrong value", lambda tmp: metrics.pixel_metrics(**MAPS, labels=[0, 1]))
 refused("grey masks for metrics", "wrong type", lambda tmp: metrics.pixel_metrics(masks=255 * MAPS["masks"], maps=MAPS["maps"]))
 refused("masks and maps of two sizes", "wrong size", lambda tmp: metrics.pixel_metrics(masks=MAPS["masks"][:, :2], maps=MAPS["maps"]))
 

@@ -8,6 +8,7 @@ that of our mean. Which images are tested moves the paper's run and ours alike a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,17 @@ def verdict(cells: pd.DataFrame) -> list[str]:
         (difference > 0, "higher"),
     ]
     return list(np.select([condition for condition, _ in rules], [word for _, word in rules], "lower"))
+
+
+def enough_epochs(losses: Sequence[float], fall: float = 1 / 3) -> int | None:
+    """How long to train, from the training loss alone: the first of 2, 4, 8, 16 ... epochs whose second half lowers it by less than `fall`.
+
+    The paper leaves the epochs of Table 4 open. This looks at no test image, so the number of epochs cannot be chosen by a score.
+    losses: mean training loss of each epoch, of one run or averaged over runs
+    returns: None where no such length was reached
+    """
+    lengths = [2**k for k in range(1, len(losses).bit_length()) if 2**k <= len(losses)]
+    return next((n for n in lengths if losses[n - 1] > (1 - fall) * losses[n // 2 - 1]), None)
 
 
 def claim(differences: ArrayLike) -> dict[str, Any]:

@@ -62,7 +62,16 @@ def test_the_reference_is_one_table_and_its_metrics_those_of_the_files(profile):
 # --- Choosing -----------------------------------------------------------------------------------------------------
 
 VARIANTS = {"bottleneck": "pre", "conv1x1": True, "scales": "2,3", "loss": "pixel", "resize": "no_antialias", "mask_rule": "any"}
-VARIANTS |= {"batch_size": 8, "lr": 0.01, "beta1": 0.9, "beta2": 0.99, "sigma": 2.0, "image_score": "mean", "precision": "bf16"}
+VARIANTS |= {
+    "batch_size": 8,
+    "lr": 0.01,
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "sigma": 2.0,
+    "image_score": "mean",
+    "precision": "bf16",
+    "train_on": "all",
+}
 CELLS = {"category": "wood", "teacher": "resnet18", "image_size": 128, "epochs": 8, "seed": 1, "label": "x", "experiment": "cost"}
 CELLS |= {"method": "padim", "normalise": "none", "weights_id": "0bf7e80f1234"}
 

@@ -1,5 +1,6 @@
 """Interval, average, verdict and bootstrap: closed forms, brute force, and the coverage that the verdict promises."""
 
+import inspect
 import itertools
 import math
 
@@ -10,7 +11,7 @@ import scipy.stats
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rdlib import metrics
+from rdlib import fit, metrics
 from rdlib.report import stats
 
 T1, T2, T4 = 12.7062, 4.302653, 2.776445  # Student's 97.5 % quantiles, from a table
@@ -209,3 +210,28 @@ def test_claims_without_pairs_or_without_any_difference():
     assert (stats.claim([0.0] * 8)["verdict"], stats.claim([2.0])["verdict"]) == ("undecided", "undecided")
     found = stats.claim(np.arange(1.0, 9.0))
     assert 1 < found["low"] < found["mean"] < found["high"] < 8 and stats.claim(np.arange(1.0, 9.0)) == found, "seeded"
+
+
+# --- How long to train --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "losses, enough",
+    [
+        ([], None),
+        ([1.0], None),
+        ([1.0, 0.9], 2),
+        ([1.0, 0.6, 0.6, 0.5], 4),
+        ([1.0, 0.5, 0.4, 0.25, 0.2, 0.2, 0.2, 0.2], 8),
+        ([1.0, 0.5, 0.3, 0.25, 0.1], None),  # 8 was not reached
+        ([0.3, 0.2], None),  # by a third exactly
+    ],
+)
+def test_epochs_are_enough_where_the_second_half_lowers_the_loss_by_less_than_a_third(losses, enough):
+    assert stats.enough_epochs(losses) == enough
+
+
+def test_the_rule_for_epochs_sees_training_losses_and_nothing_else():
+    """They are what `fit` gives, which is given no test image (tests/test_fit.py)."""
+    assert list(inspect.signature(stats.enough_epochs).parameters) == ["losses", "fall"]
+    assert "test" not in inspect.signature(fit.fit).parameters

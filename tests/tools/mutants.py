@@ -47,7 +47,7 @@ FAULTS = [
     Fault("key without the teacher", "features.py", "self.images, *state,", "self.images,", "test_features"),
     Fault("store reads what is half-written", "run/cache.py", 'unfinished = self.folder / f"unfinished-{name}"', "unfinished = self.folder / name", "run/test_cache"),
     Fault("a seed for each category of one model", "config.py", '"" if self.train_on == "all" else self.category', "self.category", "test_config"),
-    Fault("one model trained on its own category", "data.py", "for name, one in found.items() for path", "for name, one in [(folder.name, found[folder.name])] for path", "run/test_shared"),
+    Fault("one model trained on its own category", "data.py", "for name, one in found.items() for path", "for name, one in [(cfg.category, found[cfg.category])] for path", "run/test_shared"),
     Fault("a model of other training categories taken", "run/record.py", '({"train_manifests": train_manifests} if train_manifests else {})', "{}", "run/test_shared"),
     Fault("categories train one model beside each other", "run/session.py", "lock = claim(self.out, self.checkpoint.folder)", "lock = claim(self.out, self.folder)", "run/test_shared"),
     Fault("order of batches not restored", "fit.py", 'order.set_state(state["order"])', "pass", "run/test_crash"),
