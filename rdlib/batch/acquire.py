@@ -216,7 +216,7 @@ def _checked(root: Path, refusal: str) -> bool:
     """Whether the folder has a manifest, with which it then agrees. raises: InputError of `refusal` and every problem"""
     by_manifest, problems = (root / MANIFEST).is_file(), problems_of(root)
     if by_manifest:
-        problems += differences(manifest_of(root), read_manifest(root / MANIFEST))
+        problems += differences(manifest_of(root), read_manifest(root / MANIFEST, refusal))
     if problems:
         raise InputError(report(refusal, problems))
     return by_manifest
@@ -259,13 +259,13 @@ def manifest_of(root: Path) -> dict[str, str]:
     return {p.relative_to(root).as_posix(): file_sha256(p) for p in files_below(root) if p != root / MANIFEST}
 
 
-def read_manifest(file: Path) -> dict[str, str]:
-    """Relative path -> sha256. raises: InputError naming the file and the line that is not `sha256  relative/path`"""
+def read_manifest(file: Path, refusal: str) -> dict[str, str]:
+    """Relative path -> sha256. raises: InputError of `refusal` and the line that is not `sha256  relative/path`"""
     found: dict[str, str] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(\S.*)", line)
         if not match:
-            raise InputError(f"{file}, line {number}: {line[:80]!r} is not `sha256  relative/path`")
+            raise InputError(f"{refusal}: {file.name}, line {number}: {line[:80]!r} is not `sha256  relative/path`")
         found[match[2]] = match[1].lower()
     return found
 
