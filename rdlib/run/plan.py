@@ -71,7 +71,7 @@ REPORTS = {
         ("novelty", "novelty_sweep"),
         ("table4", "table4_classes", "table4_epochs", "table4_sensitivity_mnist", "table4_sensitivity_fashion_mnist", "table4_sensitivity_cifar10", "table4_sensitivity_digits"),
         ("novelty_classes", "novelty_epochs"),
-        ("table4_sensitivity_mnist", "table4_sensitivity_fashion_mnist", "table4_sensitivity_cifar10", "table4_sensitivity_digits"),
+        ("table4_epochs", "table4_sensitivity_mnist", "table4_sensitivity_fashion_mnist", "table4_sensitivity_cifar10", "table4_sensitivity_digits"),
     ),
     "07_ablations": Report("Tables 5 to 7: ablations", ("mvtec", "bottleneck", "backbones"), ("table5", "table6", "table7")),
     "08_figures": Report(
