@@ -1,4 +1,4 @@
-"""The cpu profile on real data, through the batch: one run of each kind that takes one epoch.
+"""The cpu profile on real data, through the batch: the run of each kind that trains shortest.
 
 Debian's Fashion-MNIST is installed by `make datasets`; categories of MVTec AD are those of `make test DATA=FOLDER`, or of a folder
 `shared/data/mvtec256` beside the project.
@@ -20,9 +20,9 @@ CATEGORIES = [name for name in plan.find_data(DATA) if name not in plan.NOVELTY]
 
 
 def trained(root, experiment, data=""):
-    """The finished run of one epoch of the cpu profile's experiment, trained by the batch."""
-    chosen = [i for i, p in plan.runs("cpu", data).items() if i.startswith(experiment) and p["epochs"] == 1 and "save_maps" in p]
-    target = f"results/cpu/runs/{chosen[0]}/result.json"
+    """The finished run of the cpu profile's experiment that trains shortest, trained by the batch."""
+    epochs = {i: p["epochs"] for i, p in plan.runs("cpu", data).items() if i.startswith(experiment) and p["epochs"]}
+    target = f"results/cpu/runs/{min(epochs, key=epochs.get)}/result.json"
     batch = start(project(root), [target], profile="cpu", data=data)
     assert batch.wait(PATIENCE) == 0, (root / "log.txt").read_text()[-2000:]
     return record.read_run(root / target)
@@ -32,7 +32,7 @@ def trained(root, experiment, data=""):
 def test_one_class_of_debians_fashion_mnist_trains_from_the_packages_own_folder(tmp_path):
     made = trained(tmp_path / "project", "main-fashion_mnist-6-lite0.32px")
     assert made["status"] == "finished" and made["data"]["train_images"] == 6000 and made["data"]["test_images"] == 10_000
-    assert made["metrics"]["image_auroc"] > 0.6  # one epoch; guessing is 0.5
+    assert made["metrics"]["image_auroc"] > 0.6  # guessing is 0.5
 
 
 @pytest.mark.skipif(not CATEGORIES, reason="needs categories of MVTec AD: make test DATA=FOLDER")
