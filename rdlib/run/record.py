@@ -185,11 +185,6 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
     return [result for result in read_all(folder) if result["status"] == "finished"]
 
 
-def read_failures(folder: Path) -> list[dict[str, Any]]:
-    """Those that failed or diverged, with the reason."""
-    return [result for result in read_all(folder) if result["status"] != "finished"]
-
-
 # --- Maps ---------------------------------------------------------------------------------------------------------
 
 

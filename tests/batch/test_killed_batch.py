@@ -17,7 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 from batches import RUNS, TARGETS, kernels, numbers, numbers_of, project, start
-from helpers import PATIENCE
+from helpers import PATIENCE, failures_of
 
 from rdlib.batch import failure
 from rdlib.errors import InputError
@@ -105,10 +105,10 @@ def test_a_batch_stopped_by_hand_has_no_failed_run_and_goes_on(tmp_path):
         assert batch.poll() is None, (root / "log.txt").read_text()[-2000:]
     os.killpg(batch.pid, signal.SIGINT)
     assert batch.wait(PATIENCE) != 0
-    assert record.read_failures(root / "results/demo") == []
+    assert failures_of(root / "results/demo") == []
     assert start(root, checkpoint_s="0").wait(PATIENCE) == 0
     assert any(r["provenance"]["resumed_from"] > 0 for r in record.read_runs(root / "results/demo"))
-    assert record.read_failures(root / "results/demo") == []
+    assert failures_of(root / "results/demo") == []
 
 
 def test_a_second_batch_on_the_same_results_is_refused_and_a_dead_ones_lock_is_not(tmp_path):
@@ -136,7 +136,7 @@ def test_one_bad_run_stops_no_other_and_a_table_says_failed(tmp_path, monkeypatc
     out, (bad, good) = root / "results/demo", RUNS
     Checkpoint(out / "runs" / bad, {"lr": 1}).save({"losses": [0.5]})
     assert start(root).wait(PATIENCE) == 0, (root / "log.txt").read_text()[-2000:]
-    (failure,), (finished,) = record.read_failures(out), record.read_runs(out)
+    (failure,), (finished,) = failures_of(out), record.read_runs(out)
     assert (failure["run_id"], failure["attempts"], finished["run_id"]) == (bad, 1, good)
     assert "its checkpoint was made with another " in failure["reason"] and "remove the folder" in failure["reason"]
     made_up_runs.execute("06_novelty", out, out, monkeypatch)
@@ -157,7 +157,7 @@ def test_the_reason_is_not_one_of_an_earlier_batch(tmp_path):
     executed(old, ("InputError", "of last time"))
     path = f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"
     assert start(root, TARGETS[:1], environment=os.environ | {"PATH": path}).wait(PATIENCE) == 0
-    (row,) = record.read_failures(root / "results/demo")
+    (row,) = failures_of(root / "results/demo")
     assert (row["reason"], row["attempts"]) == (failure.DIED, 3)
 
 
@@ -191,7 +191,7 @@ def executed(path, *errors):
 def test_an_error_becomes_a_row_at_once(tmp_path, error, status, reason):
     path = tmp_path / "runs" / plan.identity(PARAMETERS) / "result.json"
     assert failure.record(path, executed(tmp_path / "o.ipynb", error), PARAMETERS, attempt=1, most=3)
-    (row,) = record.read_failures(tmp_path)
+    (row,) = failures_of(tmp_path)
     assert (row["status"], row["reason"], row["attempts"], row["run_id"]) == (status, reason, 1, plan.identity(PARAMETERS))
 
 

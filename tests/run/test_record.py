@@ -9,7 +9,7 @@ import fastjsonschema
 import made_up_runs
 import numpy as np
 import pytest
-from helpers import REPO, config, image_set, made_up_scores
+from helpers import REPO, config, failures_of, image_set, made_up_scores
 from torch import nn
 
 from rdlib import evaluate, metrics
@@ -230,7 +230,7 @@ def test_a_failure_is_a_row_but_no_result(tmp_path):
     path = tmp_path / "runs" / CFG.run_id / "result.json"
     record.write_failure(path, CFG, status="diverged", reason="loss is nan", attempts=1)
     assert record.finished(tmp_path, CFG, **SAME) is None and record.read_runs(tmp_path) == []
-    (failure,) = record.read_failures(tmp_path)
+    (failure,) = failures_of(tmp_path)
     assert (failure["status"], failure["reason"], failure["attempts"]) == ("diverged", "loss is nan", 1)
     with pytest.raises(fastjsonschema.JsonSchemaValueException):
         record.write_failure(path, CFG, status="finished", reason="", attempts=1)

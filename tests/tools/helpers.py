@@ -10,6 +10,7 @@ from torch import nn
 
 from rdlib.config import Config
 from rdlib.data import ImageSet
+from rdlib.run import record
 from rdlib.score import Scores
 
 REPO = Path(__file__).resolve().parents[2]
@@ -99,3 +100,8 @@ def mvtec_folder(root: Path, train=4, good=2, bad=2, defect="hole", size=(40, 32
     for i in range(bad):
         save(mask(size), root / "ground_truth" / defect / f"{i:03d}_mask.png")
     return root
+
+
+def failures_of(folder):
+    """The run files below a folder that failed or diverged."""
+    return [result for result in record.read_all(folder) if result["status"] != "finished"]
