@@ -80,8 +80,7 @@ def fit(
     deepest = model.teacher(to_batch(train.images[:1], device_of(model)))[-1]
     tiny = deepest.shape[-2:] == (2, 2)  # the embedding is one position, as at 32 px
     with cut_to_seen_taps(model) if tiny else contextlib.nullcontext():
-        layout = torch.contiguous_format if tiny else torch.channels_last  # the faster one, see `make bench`
-        losses, how = _train(model.to(memory_format=layout), train, cfg, on_epoch, store, checkpoint, cuda_graph, layout)
+        losses, how = _train(model, train, cfg, on_epoch, store, checkpoint, cuda_graph, tiny)
     if store and how:
         store.log["training step"] = how
     return losses
@@ -95,9 +94,15 @@ def _train(
     store: Store | None,
     checkpoint: Checkpoint | None,
     cuda_graph: bool,
-    layout: torch.memory_format,
+    one_position: bool,
 ) -> tuple[list[float], str]:
-    """The losses of `fit`, and how a step was taken, see `Steps`."""
+    """The losses of `fit`, and how a step was taken, see `Steps`.
+
+    Where the embedding is one position, BatchNorm sees as many values as a batch has images. The statistics of an epoch's last two or
+    three, a tenth of the running ones, are what the test set would be scored with: such a batch is left out.
+    """
+    layout = torch.contiguous_format if one_position else torch.channels_last  # the faster one, see `make bench`
+    model.to(memory_format=layout)
     optimiser = optimiser_of(model, cfg)
     order = torch.Generator().manual_seed(cfg.torch_seed)
     losses = restore(checkpoint, model, optimiser, order) if checkpoint else []
@@ -108,7 +113,7 @@ def _train(
     take = Steps(model, optimiser, cfg, cuda_graph)
     model.train()
     for epoch in range(len(losses) + 1, cfg.epochs + 1):
-        parts = list(batches(len(train), cfg.batch_size, order))
+        parts = list(batches(len(train), cfg.batch_size, order, full=one_position))
         found = []  # kept on the device until the epoch ends, so that no step waits for the one before
         for i in parts:
             teacher_feats = [f.contiguous(memory_format=layout) for f in features[i]]
@@ -257,9 +262,14 @@ def captured(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return replay
 
 
-def batches(count: int, size: int, order: torch.Generator) -> Iterator[Tensor]:
-    """Shuffled index batches; a last one of a single image joins the one before it."""
+def batches(count: int, size: int, order: torch.Generator, full: bool = False) -> Iterator[Tensor]:
+    """Shuffled index batches; a last one of a single image joins the one before it.
+
+    full: of an epoch leave out the last batch if it is smaller, unless it is the only one
+    """
     parts = list(torch.randperm(count, generator=order).split(size))
+    if full and len(parts[-1]) < size:
+        parts = parts[:-1] or parts
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return iter(parts)

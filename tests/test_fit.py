@@ -195,6 +195,12 @@ def test_a_last_single_image_joins_the_batch_before(count, sizes):
     assert [len(p) for p in fit.batches(count, 4, torch.Generator())] == sizes
 
 
+@pytest.mark.parametrize("count, sizes", [(8, [4, 4]), (9, [4, 4]), (10, [4, 4]), (3, [3]), (5, [4])])
+def test_of_full_batches_the_last_small_one_is_left_out(count, sizes):
+    parts = list(fit.batches(count, 4, torch.Generator().manual_seed(0), full=True))
+    assert [len(p) for p in parts] == sizes and len(set(torch.cat(parts).tolist())) == sum(sizes)
+
+
 def test_batches_are_shuffled_anew_each_epoch_and_repeatable():
     def epochs(seed):
         order = torch.Generator().manual_seed(seed)

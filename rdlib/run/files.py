@@ -10,8 +10,9 @@ from rdlib.errors import InputError
 
 FORMAT = 1  # of a run file
 # Raise it when the same configuration trains or scores to other bits.
-# 2: memory layout, fused Adam (0.2.0); 3: taps and layout at 32 px (0.4.0)
-NUMERICS = 3
+# 2: memory layout, fused Adam (0.2.0); 3: taps and layout at 32 px (0.4.0);
+# 4: at 32 px only full batches (0.5.0)
+NUMERICS = 4
 
 
 def write_atomically(path: Path, content: str | bytes, keep: Path | None = None) -> None:

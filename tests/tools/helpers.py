@@ -10,7 +10,6 @@ from torch import nn
 
 from rdlib.config import Config
 from rdlib.data import ImageSet
-from rdlib.run import record
 from rdlib.score import Scores
 
 REPO = Path(__file__).resolve().parents[2]
@@ -104,4 +103,6 @@ def mvtec_folder(root: Path, train=4, good=2, bad=2, defect="hole", size=(40, 32
 
 def failures_of(folder):
     """The run files below a folder that failed or diverged."""
+    from rdlib.run import record  # here: `make gpu` reads this file too, without the packages that check a run file
+
     return [result for result in record.read_all(folder) if result["status"] != "finished"]
