@@ -2,8 +2,8 @@
 
 Photographs: scikit-image's brick, grass, gravel (CC0), immunohistochemistry (colour tissue, public domain) and
 coins (single coins as objects, public domain). Train and test crops come from disjoint regions of a photograph (for
-coins: from different coins). Defects are drawn inside an exact mask and leave every other pixel as it was; many are
-faint or small on purpose. Written once, seeded, in MVTec layout, so the ordinary loader reads it.
+coins: from different coins). Defects are drawn inside an exact mask, leave every other pixel as it was, and
+are drawn so that a person would see them. Written once, seeded, in MVTec layout, so the ordinary loader reads it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ TEXTURES = ("brick", "grass", "gravel", "tissue")
 CATEGORIES = (*TEXTURES, "coin")
 SIZE = 128
 TRAIN, TEST_GOOD, PER_DEFECT = 40, 15, 5
-VERSION = 1  # part of the folder's name: change it whenever a pixel of the set changes
+VERSION = 2  # part of the folder's name: change it whenever a pixel of the set changes
 
 Photo = NDArray  # (H, W, 3) float, 0..255
 Shape = NDArray  # (H, W) bool
 
 
 def demo_root() -> Path:
-    """Folder of the demo set (`data/demo-v1` in the project), made at the first call.
+    """Folder of the demo set (`data/demo-v2` in the project), made at the first call.
 
     Written to a temporary folder and renamed when complete, so that a killed or a second process does no harm.
     raises: InputError if it cannot be written; the temporary folder is removed
@@ -67,7 +67,8 @@ def write(root: Path) -> None:
         _save(root / category / "test" / "good", [(crop, None) for crop in good])
         for i, (name, draw) in enumerate(DEFECTS.items()):
             crops = bad[i * PER_DEFECT : (i + 1) * PER_DEFECT]
-            defective = [_draw(draw, crop, good[rng.integers(len(good))], rng) for crop in crops]
+            others = _crops(photograph("gravel" if category == "tissue" else "tissue").astype(float), PER_DEFECT, rng)
+            defective = [_draw(draw, crop, other, rng) for crop, other in zip(crops, others)]
             _save(root / category / "test" / name, defective, root / category / "ground_truth" / name)
 
 
@@ -135,8 +136,8 @@ def _coin(photo: NDArray, coins: list, number: int, rng: Generator) -> Photo:
 
 
 def scratch(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
-    """A thin bent line, darker or brighter than what it crosses; faint ones are hard."""
-    start, length, angle = rng.uniform(30, 98, 2), rng.uniform(25, 75), rng.uniform(0, 2 * np.pi)
+    """A thin bent line, darker or brighter than what it crosses."""
+    start, length, angle = rng.uniform(30, 98, 2), rng.uniform(40, 80), rng.uniform(0, 2 * np.pi)
     bend = angle + rng.uniform(-0.6, 0.6)
     middle = start + length / 2 * np.array([np.sin(angle), np.cos(angle)])
     end = middle + length / 2 * np.array([np.sin(bend), np.cos(bend)])
@@ -144,53 +145,52 @@ def scratch(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
     points = np.round([start, middle, end]).astype(int)
     rows, cols = skimage.draw.bezier_curve(*points[0], *points[1], *points[2], 1, shape=shape.shape)
     shape[rows, cols] = True
-    width = rng.uniform(0.6, 1.4)
+    width = rng.uniform(1.0, 1.8)
     shape = gaussian_filter(shape.astype(float), width) > 0.12
-    return _blend(crop, crop + rng.choice([-1, 1]) * rng.uniform(35, 110), shape, soft=0.5)
+    return _blend(crop, crop + rng.choice([-1, 1]) * rng.uniform(90, 150), shape, soft=0.5)
 
 
 def hole(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
     """A dark dent with a lit lower rim."""
-    radius = rng.uniform(3, 12)
+    radius = rng.uniform(8, 16)
     shape = _blob(rng, radius)
     rim = shape & ~np.roll(shape, -2, axis=0)
-    dark = crop * rng.uniform(0.15, 0.6)
+    dark = crop * rng.uniform(0.05, 0.3)
     dark[rim] = crop[rim] * 0.5 + 100
     return _blend(crop, dark, shape, soft=0.8)
 
 
 def stain(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
-    """A soft, tinted, low-contrast patch; the texture shows through."""
+    """A soft green patch; the texture shows through."""
     shape = _blob(rng, rng.uniform(9, 22))
-    tint = np.array([1.0, rng.uniform(0.8, 1.0), rng.uniform(0.55, 0.95)]) * rng.uniform(0.55, 0.9)
+    tint = np.array([rng.uniform(0.4, 0.7), 1.0, rng.uniform(0.4, 0.7)]) * rng.uniform(0.6, 0.9)
     return _blend(crop, crop * tint, shape, soft=2.0)
 
 
-def cut_paste(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
-    """A piece of another crop of the same photograph, turned by a quarter or upside down."""
-    shape = _blob(rng, rng.uniform(8, 20))
-    piece = np.rot90(other, rng.integers(1, 4))
-    return _blend(crop, np.roll(piece, rng.integers(SIZE, size=2), axis=(0, 1)), shape, soft=0.7)
+def foreign(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
+    """A piece of another photograph lies on it: tissue, or gravel on tissue."""
+    shape = _blob(rng, rng.uniform(10, 20))
+    return _blend(crop, np.roll(other, rng.integers(SIZE, size=2), axis=(0, 1)), shape, soft=0.7)
 
 
 def missing_part(crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
     """The structure is gone: what is left is its surroundings, smoothed (texture) or the background (coin)."""
-    shape = _blob(rng, rng.uniform(8, 18))
+    shape = _blob(rng, rng.uniform(12, 20))
     smooth = gaussian_filter(crop, (9, 9, 0)) + gaussian_filter(rng.normal(0, 6, crop.shape[:2]), 0.7)[..., None]
     return _blend(crop, smooth, shape, soft=1.0)
 
 
 DEFECTS: dict[str, Callable[[Photo, Photo, Generator], tuple[Photo, Shape]]] = {
-    f.__name__: f for f in (scratch, hole, stain, cut_paste, missing_part)
+    f.__name__: f for f in (scratch, hole, stain, foreign, missing_part)
 }
 
 
 def _draw(draw: Callable, crop: Photo, other: Photo, rng: Generator) -> tuple[Photo, Shape]:
-    """Draw until the defect changes at least a dozen pixels visibly: an invisible defect would be a wrong label."""
+    """Draw until the defect is seen, or it would be a wrong label: 40 pixels, changed by about as much as what they cover varies."""
     while True:
         changed, shape = draw(crop, other, rng)
         difference = np.abs(changed.round().clip(0, 255) - crop.round()).max(axis=2)
-        if shape.sum() >= 12 and difference[shape].mean() >= 8:
+        if shape.sum() >= 40 and difference[shape].mean() >= max(8, 0.75 * crop[shape].std()):
             return changed, shape
 
 

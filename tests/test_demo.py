@@ -149,8 +149,8 @@ def project(tmp_path, monkeypatch):
 
 def test_demo_root_is_made_once(project, monkeypatch):
     folder = demo.demo_root()
-    assert folder == project / "data" / "demo-v1" and [p.name for p in folder.iterdir()] == ["brick"]
-    assert [p.name for p in folder.parent.iterdir()] == ["demo-v1"]
+    assert folder == project / "data" / "demo-v2" and [p.name for p in folder.iterdir()] == ["brick"]
+    assert [p.name for p in folder.parent.iterdir()] == ["demo-v2"]
 
     def fail(_):
         raise AssertionError("written again")
@@ -186,8 +186,8 @@ def test_a_second_writer_does_no_harm(project, monkeypatch):
 
     def overtaken(root):
         (root / "ours").mkdir()
-        (project / "data" / "demo-v1" / "theirs").mkdir(parents=True)
+        (project / "data" / "demo-v2" / "theirs").mkdir(parents=True)
 
     monkeypatch.setattr(demo, "write", overtaken)
     folder = demo.demo_root()
-    assert [p.name for p in folder.iterdir()] == ["theirs"] and [p.name for p in folder.parent.iterdir()] == ["demo-v1"]
+    assert [p.name for p in folder.iterdir()] == ["theirs"] and [p.name for p in folder.parent.iterdir()] == ["demo-v2"]
