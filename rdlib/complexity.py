@@ -17,6 +17,7 @@ from rdlib.inference import autocast, device_of, to_batch
 from rdlib.score import enlarge, ready
 
 WARM_UP, REPEATS, BATCH = 3, 30, 16
+BUSY = 0.25  # cores of other work beside a measurement that a table tells
 
 
 @torch.no_grad()
@@ -25,21 +26,26 @@ def measure(model: nn.Module, cfg: Config) -> dict[str, Any]:
 
     returns: latency_ms_p50, latency_ms_p95 (batch 1), images_per_s (batch 16), memory_mb (resident memory of the process,
         or the peak of the GPU's), stored_mb (what must be kept beside the teacher), trainable_parameters,
-        gmacs (10^9 multiply-adds per image, convolutions and matrix products)
+        gmacs (10^9 multiply-adds per image, convolutions and matrix products),
+        other_work_cores (processor cores that other processes kept busy meanwhile: above BUSY the times say little)
     """
     device = device_of(model)
     noise = np.random.default_rng(0).integers(0, 256, (BATCH, 3, cfg.image_size, cfg.image_size), dtype=np.uint8)
     batch, net = to_batch(noise, device), ready(model.eval(), noise)
     one = batch[:1]
+    clock, others = time.perf_counter(), _others_s()
     for _ in range(WARM_UP):
         _infer(net, one, cfg)
     latency = np.array([_seconds(net, one, cfg) for _ in range(REPEATS)])
+    images_per_s = BATCH / min(_seconds(net, batch, cfg) for _ in range(3))
+    others = max(0.0, _others_s() - others) / (time.perf_counter() - clock)
     with FlopCounterMode(display=False) as counter:
         net.maps(net.teacher(one), one)
     return {
         "latency_ms_p50": round(1000 * float(np.percentile(latency, 50)), 2),
         "latency_ms_p95": round(1000 * float(np.percentile(latency, 95)), 2),
-        "images_per_s": round(BATCH / min(_seconds(net, batch, cfg) for _ in range(3)), 2),
+        "images_per_s": round(images_per_s, 2),
+        "other_work_cores": round(others, 2),
         "memory_mb": round(_memory(device) / 1e6, 1),
         "stored_mb": round(stored_bytes(model) / 1e6, 2),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -62,6 +68,12 @@ def _seconds(net: nn.Module, images: Tensor, cfg: Config) -> float:
     start = time.perf_counter()
     _infer(net, images, cfg)
     return time.perf_counter() - start
+
+
+def _others_s() -> float:
+    """Processor seconds that all other processes of this machine have used so far."""
+    used = psutil.cpu_times()
+    return used.user + used.system + getattr(used, "nice", 0.0) - time.process_time()
 
 
 def _memory(device: torch.device) -> int:

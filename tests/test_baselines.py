@@ -1,6 +1,8 @@
 """The baselines on a tiny teacher: against SciPy, scikit-learn and brute force; and the cost of inference by hand."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -187,6 +189,17 @@ def test_costs_are_finite_and_in_order():
     found = complexity.measure(fitted("reverse"), cfg_of("reverse"))
     assert all(math.isfinite(v) and v >= 0 for v in found.values())
     assert 0 < found["latency_ms_p50"] <= found["latency_ms_p95"] and found["images_per_s"] > 0 and found["memory_mb"] > 10
+
+
+def test_other_work_beside_a_measurement_is_told():
+    command = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        try:
+            other.stdout.readline()  # it has started
+            found = complexity.measure(OneConvolution(), config(image_size=256))
+        finally:
+            other.kill()
+    assert found["other_work_cores"] > complexity.BUSY
 
 
 class OneConvolution(nn.Module):

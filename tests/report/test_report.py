@@ -363,6 +363,13 @@ def test_a_cost_run_that_failed_says_so(tables):
     assert of(found["table3_size"], "stored, MB", "method") == {"reverse distillation (ours)": "2.5", "PaDiM": "failed"}
 
 
+@pytest.mark.parametrize("cores, told", [(0.1, False), (1.3, True)])
+def test_a_cost_run_beside_other_work_says_so(cores, told, tmp_path, monkeypatch):
+    put(tmp_path, run(method="reverse", experiment="cost") | {"complexity": dict.fromkeys(COST, 2.5) | {"other_work_cores": cores}})
+    execute("05_complexity", tmp_path, tmp_path, monkeypatch)
+    assert ("1.3 cores busy" in (tmp_path / "tables/table3_timing.md").read_text()) == told
+
+
 def test_figures_carry_a_caption_and_a_text_for_those_who_cannot_see_them(tmp_path, monkeypatch):
     saved = {}
     monkeypatch.setattr(figures, "save_figure", lambda _, stem, formats, caption, alt: saved.update({stem.name: (formats, caption, alt)}))
