@@ -122,7 +122,7 @@ def cpu(data: dict[str, str]) -> dict[str, list[Parameters]]:
     novelty = [_novelty(name, "resnet18" if "resnet18" in data else "efficientnet_lite0", epochs=4) for name in NOVELTY if name in data]
     looks = [own | {"seed": seed} | ({} if seed else {"evaluate_every": 1}) for own in novelty for seed in seeds]
     # LARGE would take as long as everything else together on two cores: left to the paper profile.
-    factors = [change for change in NOVELTY_FACTORS if change != LARGE]
+    factors = [change for change in NOVELTY_FACTORS if change != LARGE] + [{"teacher": "efficientnet_lite0"}] * ("resnet18" in data)
     teachers = ("efficientnet_lite1", *["resnet18"] * ("resnet18" in data))
     return {
         "mvtec": main,
