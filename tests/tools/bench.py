@@ -9,6 +9,7 @@ to lists, PRO in a loop over 200 thresholds and all regions.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import subprocess
@@ -30,6 +31,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from skimage.measure import label, regionprops
 from sklearn.metrics import auc, roc_auc_score
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
@@ -167,6 +169,33 @@ class OurTraining:
         with FlopCounterMode(display=False) as counter:
             flat_loss(feats, net.student_feats(feats)).backward()
         return counter.get_total_flops()
+
+
+def one_position(rounds: int) -> dict[str, Any]:
+    """A step at Table 4's 32 px, where few taps of a 3x3 kernel see more than the border: with all, and as `fit.fit` does."""
+    cfg = Config.create(dataset="mnist", normal_class=0, seed=0)
+    teacher = teacher_of("resnet18")
+    feats = teacher(torch.rand(cfg.batch_size, 3, cfg.image_size, cfg.image_size))
+    with contextlib.ExitStack() as while_measured:
+
+        def loop(layout: torch.memory_format, whole: bool) -> Callable[[], Any]:
+            fit.seed_everything(cfg)
+            net = model.build(cfg, teacher).to(memory_format=layout).train()
+            if whole:
+                for conv in net.modules():
+                    conv.__class__ = nn.Conv2d if isinstance(conv, inference.OnePosition) else conv.__class__
+            while_measured.enter_context(inference.cut_to_seen_taps(net))
+            return partial(fit.step, net, fit.optimiser_of(net, cfg), [f.contiguous(memory_format=layout) for f in feats], None, cfg)
+
+        jobs = {
+            "all taps, channels-last": loop(torch.channels_last, True),
+            "all taps, NCHW": loop(torch.contiguous_format, True),
+            "ours": loop(torch.contiguous_format, False),
+        }
+        about = {"teacher": cfg.teacher, "image_size": cfg.image_size, "batch_size": cfg.batch_size}
+        found = about | {"step": interleaved(jobs, 5 * rounds)}
+    print(json.dumps(found), flush=True)
+    return found
 
 
 def drift(cfg: Config, root: Path) -> dict[str, list[float]]:
@@ -447,6 +476,7 @@ def main() -> None:
         "metrics": metrics_cost(args.rounds),
         "growth": growth(root, category, args.rounds),
         "training": trained,
+        "one_position": one_position(args.rounds),
         "scoring": scoring(root, category, min(args.rounds, 3)),
         "conv_peak_gflops": {p: round(conv_peak(p) / 1e9, 1) for p in ("fp32", "bf16")},
         "whole_runs_s": whole_runs(),
