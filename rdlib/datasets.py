@@ -1,6 +1,6 @@
 """The data sets that are known here: what each is called, holds and looks like (paper/datasets.json), and what is not as on MVTec AD.
 
-Reading is left to rdlib.data (folders of images, by `layout`) and rdlib.novelty. docs/datasets.md shows the table.
+Reading is left to rdlib.layouts and rdlib.data (folders of images) and rdlib.novelty. docs/datasets.md shows the table.
 """
 
 from __future__ import annotations

@@ -15,6 +15,10 @@ class InputError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+class DataError(InputError):
+    """The data cannot be used as they are; the message names every file concerned and the remedy."""
+
+
 @contextlib.contextmanager
 def exit_in_words() -> Iterator[None]:
     """For programs: an InputError ends them with its sentence and exit code 1, without a traceback."""

@@ -15,8 +15,10 @@ from PIL import Image
 from torchvision import datasets
 
 from rdlib.config import Config
-from rdlib.data import Data, DataError, ImageSet, count_duplicates, find_duplicates, pixel_hash, refuse_too_few, resize
+from rdlib.data import Data, ImageSet, count_duplicates, find_duplicates, refuse_too_few
 from rdlib.datasets import DATASETS
+from rdlib.errors import DataError
+from rdlib.pictures import pixel_hash, resize
 
 IDX_FILES = {name: known.md5 for name, known in DATASETS.items() if known.md5}
 CIFAR = datasets.CIFAR10

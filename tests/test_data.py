@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import Resize, ToTensor
 
-from rdlib import data
+from rdlib import data, layouts, pictures
 from rdlib.config import Config
-from rdlib.data import DataError
 from rdlib.datasets import MVTEC_COUNTS
+from rdlib.errors import DataError
 from rdlib.run.cache import Store
 
 CFG = config()
@@ -114,7 +114,7 @@ def test_an_image_has_the_mask_of_its_very_name_or_is_refused(images, masks, suf
         there = {truth / f"{name}_mask{of_masks}" for name in masks}
         for path in (folder / "train/good/0.png", *wanted, *there):
             path.touch()
-        _, found, said = data.find_items(folder)
+        _, found, said = layouts.find_items(folder)
     assert {item.image: item.mask for item in found} == {image: mask if mask in there else None for image, mask in wanted.items()}
     missing, extra = (image for image, mask in wanted.items() if mask not in there), there - set(wanted.values())
     expected = [f"{image}: no mask " for image in missing] + [f"{mask}: mask without an image" for mask in extra]
@@ -137,7 +137,7 @@ FORMATS += [("RGB", "bmp"), ("L", "bmp"), ("RGB", "tif"), ("L", "tiff"), ("I;16"
 @pytest.mark.parametrize("mode, suffix", FORMATS)
 def test_every_format_is_read_as_rgb(tmp_path, mode, suffix):
     path = save(gradient(mode), tmp_path / f"image.{suffix}")
-    found = data.read_image(path)
+    found = pictures.read_image(path)
     assert found.mode == "RGB" and found.size == (50, 36)
     with Image.open(path) as stored:
         grey16 = stored.mode.startswith("I")
@@ -156,7 +156,7 @@ def test_a_folder_may_hold_every_format(folder):
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     path = save(Image.fromarray(np.array([[0, 256, 32768, 65535]], dtype=np.uint16)), tmp_path / "image.png")
-    assert np.asarray(data.read_image(path))[0, :, 0].tolist() == [0, 0, 127, 255]
+    assert np.asarray(pictures.read_image(path))[0, :, 0].tolist() == [0, 0, 127, 255]
 
 
 # --- Masks: what is anomalous, a file's values say ----------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_one_value_beside_black_is_anomalous_whatever_it_is(tmp_path, mode, valu
     values = np.zeros((8, 8), np.uint8)
     values[2:5, 3:6] = value
     image = Image.fromarray(values.astype(np.uint16)) if mode == "I;16" else Image.fromarray(values).convert(mode)
-    found = np.asarray(data.read_mask(save(image, tmp_path / "000_mask.png")))
+    found = np.asarray(pictures.read_mask(save(image, tmp_path / "000_mask.png")))
     assert set(np.unique(found)) == BLACK_OR_WHITE and np.array_equal(found == 255, values > 0)
 
 
@@ -198,13 +198,13 @@ def test_a_mask_is_anomalous_where_any_channel_is_above_zero(tmp_path, mode, suf
     image.paste(marked, (3, 2, 6, 5))
     expected = np.zeros((6, 8), bool)
     expected[2:5, 3:6] = True
-    assert np.array_equal(np.asarray(data.read_mask(save(image, tmp_path / f"mask.{suffix}"))) == 255, expected)
+    assert np.array_equal(np.asarray(pictures.read_mask(save(image, tmp_path / f"mask.{suffix}"))) == 255, expected)
 
 
 def mask_of(tmp_path, values, kind=np.uint8, suffix="png"):
     """What is read from a file of these values: mask, and the remarks."""
     said = {}
-    return data.read_mask(save(Image.fromarray(np.array(values, kind)), tmp_path / f"000_mask.{suffix}"), said), list(said)
+    return pictures.read_mask(save(Image.fromarray(np.array(values, kind)), tmp_path / f"000_mask.{suffix}"), said), list(said)
 
 
 NEITHER = "neither black and white nor label numbers, anomalous is what is "
@@ -225,7 +225,7 @@ NEITHER = "neither black and white nor label numbers, anomalous is what is "
 )
 def test_the_values_of_a_file_say_what_is_anomalous(tmp_path, values, anomalous, remark):
     found, said = mask_of(tmp_path, [values])
-    assert data.region_of(found)[0].tolist() == [bool(a) for a in anomalous] and said == [remark] * bool(remark)
+    assert pictures.region_of(found)[0].tolist() == [bool(a) for a in anomalous] and said == [remark] * bool(remark)
 
 
 @pytest.mark.parametrize(("kind", "white", "suffix"), [(np.uint16, 65535, "png"), (np.float32, 1.0, "tif"), (np.int32, 65535, "tif")])
@@ -239,7 +239,7 @@ def test_a_grey_area_beside_white_is_told(tmp_path):
     values = np.zeros((20, 20))
     values[2:8, 2:8], values[12:18, 12:18] = 255, 100
     found, said = mask_of(tmp_path, values)
-    assert data.region_of(found).sum() == 36 and said == [NEITHER + "brighter than half"]
+    assert pictures.region_of(found).sum() == 36 and said == [NEITHER + "brighter than half"]
 
 
 def test_colours_of_a_palette_are_labels(tmp_path):
@@ -247,8 +247,8 @@ def test_colours_of_a_palette_are_labels(tmp_path):
     image.putpalette([0, 0, 0, 64, 0, 0, 0, 128, 0, 255, 255, 255])
     image.putdata([0, 1, 2, 3])
     said = {}
-    found = data.read_mask(save(image, tmp_path / "000_mask.png"), said)
-    assert data.region_of(found).tolist() == [[False, True, True, True]] and not said
+    found = pictures.read_mask(save(image, tmp_path / "000_mask.png"), said)
+    assert pictures.region_of(found).tolist() == [[False, True, True, True]] and not said
 
 
 @pytest.mark.parametrize("size", [64, 100, 256])
@@ -261,7 +261,7 @@ def test_a_mask_that_was_resized_before_is_the_official_one(tmp_path, size, seed
     with Image.open(path) as stored:
         expected = ToTensor()(Resize((size, size))(stored))[0].numpy() > 0.5
         assert ((np.asarray(stored) > 0) & (np.asarray(stored) < 255)).any()
-    assert np.array_equal(data.resize_mask(data.read_mask(path), size, "over_half"), expected)
+    assert np.array_equal(pictures.resize_mask(pictures.read_mask(path), size, "over_half"), expected)
 
 
 @given(box=st.tuples(*[st.integers(2, 40)] * 2, *[st.integers(46, 62)] * 2), quality=st.integers(50, 95))
@@ -270,9 +270,9 @@ def test_the_noise_of_jpeg_does_not_grow_a_region(box, quality):
     with tempfile.TemporaryDirectory() as tmp:
         drawn.save(Path(tmp, "m.jpg"), quality=quality)
         said = {}
-        found = data.read_mask(Path(tmp, "m.jpg"), said)
+        found = pictures.read_mask(Path(tmp, "m.jpg"), said)
     for size, rule in ((64, "over_half"), (64, "any"), (32, "any")):
-        assert np.array_equal(data.resize_mask(found, size, rule), data.resize_mask(drawn, size, rule))
+        assert np.array_equal(pictures.resize_mask(found, size, rule), pictures.resize_mask(drawn, size, rule))
     assert not said
 
 
@@ -304,7 +304,7 @@ def test_what_lies_under_transparent_pixels_does_not_count(tmp_path, hidden, mod
         image.info["transparency"] = 0
     else:
         image = Image.fromarray(values).convert(mode)
-    found = np.asarray(data.read_image(save(image, tmp_path / "a.png")))
+    found = np.asarray(pictures.read_image(save(image, tmp_path / "a.png")))
     expected = np.zeros((40, 40, 3), np.uint8)
     expected[10:30, 10:30] = 120
     assert np.array_equal(found, expected)
@@ -312,7 +312,7 @@ def test_what_lies_under_transparent_pixels_does_not_count(tmp_path, hidden, mod
 
 def test_what_is_half_transparent_is_half_as_bright(tmp_path):
     path = save(Image.new("RGBA", (2, 2), (200, 100, 50, 128)), tmp_path / "a.png")
-    assert np.abs(np.asarray(data.read_image(path))[0, 0] - np.array([100, 50, 25])).max() <= 1
+    assert np.abs(np.asarray(pictures.read_image(path))[0, 0] - np.array([100, 50, 25])).max() <= 1
 
 
 @pytest.mark.parametrize("number", range(1, 9))
@@ -326,10 +326,10 @@ def test_a_photograph_and_its_mask_are_turned_alike(tmp_path, number, mode, suff
     photo, drawn = tmp_path / "photo.png", tmp_path / f"mask.{suffix}"
     Image.fromarray(there).convert("RGB").save(photo, exif=exif)
     Image.fromarray(there.astype({"I;16": np.uint16, "I": np.int32}.get(mode, np.uint8))).save(drawn, exif=exif)
-    image, found = data.read_image(photo), data.read_mask(drawn)
+    image, found = pictures.read_image(photo), pictures.read_mask(drawn)
     assert image.size == found.size == ((64, 48) if number < 5 else (48, 64))
-    assert np.array_equal(np.asarray(image)[..., 0] > 127, data.region_of(found)) and data.region_of(found).sum() == 12 * 16
-    assert data.region_of(found)[0, 0] == (number in (1, 5))
+    assert np.array_equal(np.asarray(image)[..., 0] > 127, pictures.region_of(found)) and pictures.region_of(found).sum() == 12 * 16
+    assert pictures.region_of(found)[0, 0] == (number in (1, 5))
 
 
 @pytest.mark.parametrize("suffix", ["tif", "webp", "png"])
@@ -343,7 +343,7 @@ def test_further_pages_and_frames_are_told(folder, tmp_path, suffix):
         found = data.load(CFG, folder.parent, Store(store))
         text = f"more than one page or frame, only the first is read: train/good/004.{suffix}, ground_truth/hole/000_mask.{suffix}"
         assert found.said == (text,) and f"{CFG.category}: {text}" in data.remarks(found, CFG)
-        assert np.array_equal(found.test.masks[2], data.resize_mask(mask(), 32, "over_half"))
+        assert np.array_equal(found.test.masks[2], pictures.resize_mask(mask(), 32, "over_half"))
 
 
 # --- What is passed over ------------------------------------------------------------------------------------------
@@ -365,7 +365,7 @@ def test_what_systems_leave_in_folders_is_passed_over_without_a_word(folder, nam
         write(folder / text, "MVTec AD has these")
     found = load(folder)
     assert found.manifest == before.manifest and found.test.paths == before.test.paths and data.remarks(found, CFG) == []
-    assert data.categories(folder.parent) == {"made_up": folder}
+    assert layouts.categories(folder.parent) == {"made_up": folder}
 
 
 def test_what_changes_no_number_is_a_remark(folder):
@@ -393,7 +393,7 @@ def test_links_in_a_circle_end(tmp_path):
     (tmp_path / "all/a/up").symlink_to(tmp_path / "all")
     (tmp_path / "all/self").symlink_to(tmp_path / "all/self")
     (tmp_path / "all/b").symlink_to(tmp_path / "all/a")
-    names = [p.relative_to(tmp_path / "all").as_posix() for p in data.files_below(tmp_path / "all")]
+    names = [p.relative_to(tmp_path / "all").as_posix() for p in layouts.files_below(tmp_path / "all")]
     assert names == ["a/0.png", "b/0.png", "self"]
 
 
@@ -417,7 +417,7 @@ def test_folders_that_share_images_are_told(tmp_path, bad, allowed, words):
     for name in ("all/bad", "all-others", "x"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "all/bad")
-    said = data.overlapping({"good_dir": tmp_path / "all", "bad_dir": tmp_path / bad}, allowed)
+    said = layouts.overlapping({"good_dir": tmp_path / "all", "bad_dir": tmp_path / bad}, allowed)
     assert len(said) == len(words) and all(re.match(word, text) for word, text in zip(words, said))
 
 
@@ -428,22 +428,22 @@ def test_folders_that_share_images_are_told(tmp_path, bad, allowed, words):
 def test_antialias_is_torchvisions_resize_on_pil_bit_for_bit(size):
     image = picture(size)
     expected = np.asarray(Resize((64, 64))(image)).transpose(2, 0, 1)
-    assert np.array_equal(data.resize(image, 64, "antialias"), expected)
+    assert np.array_equal(pictures.resize(image, 64, "antialias"), expected)
 
 
 def test_no_antialias_is_another_resize():
     image = picture((300, 200))
-    found = data.resize(image, 64, "no_antialias")
+    found = pictures.resize(image, 64, "no_antialias")
     float_image = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float()
     expected = torch.nn.functional.interpolate(float_image, (64, 64), mode="bilinear", align_corners=False)[0].numpy()
     assert np.abs(found - expected).max() <= 1  # rounding to 8 bits
-    assert np.abs(found.astype(int) - data.resize(image, 64, "antialias")).max() > 20
+    assert np.abs(found.astype(int) - pictures.resize(image, 64, "antialias")).max() > 20
 
 
 def test_any_keeps_what_over_half_loses():
     thin = mask((256, 256), (100, 0, 101, 256))
-    assert not data.resize_mask(thin, 32, "over_half").any()
-    assert data.resize_mask(thin, 32, "any").any(axis=1).all()
+    assert not pictures.resize_mask(thin, 32, "over_half").any()
+    assert pictures.resize_mask(thin, 32, "any").any(axis=1).all()
 
 
 def test_regions_that_merge_have_not_vanished(tmp_path):
@@ -532,7 +532,7 @@ def test_duplicates_and_counts_come_from_the_store_as_they_went_in(folder, tmp_p
 
 def test_the_shape_is_part_of_a_pictures_hash():
     """Grey pictures of 4 x 2 and 2 x 4 pixels have the same bytes."""
-    assert data.pixel_hash(Image.new("RGB", (4, 2))) != data.pixel_hash(Image.new("RGB", (2, 4)))
+    assert pictures.pixel_hash(Image.new("RGB", (4, 2))) != pictures.pixel_hash(Image.new("RGB", (2, 4)))
 
 
 @pytest.mark.parametrize("official, differs", [([4, 4], 0), ([5, 4], 1), ([3, 6], 3)])

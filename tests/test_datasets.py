@@ -9,9 +9,9 @@ from dataset_folders import MAKERS, made
 from helpers import REPO, config, picture, save
 from PIL import Image
 
-from rdlib import data, demo
-from rdlib.data import DataError
+from rdlib import data, demo, layouts, pictures
 from rdlib.datasets import DATASETS, FURTHER_DATASETS, IMAGE_FOLDER_DATASETS, MVTEC_COUNTS, NOVELTY_DATASETS, rows
+from rdlib.errors import DataError
 from rdlib.run import plan
 from rdlib.run.cache import Store
 
@@ -48,12 +48,12 @@ def test_a_folder_of_each_layout_is_split_labelled_and_paired(tmp_path, dataset)
 
 def test_each_image_is_at_its_name(tmp_path, dataset):
     category, _ = made(dataset, tmp_path)
-    folder = data.category_folder(tmp_path, dataset, category)
+    folder = layouts.category_folder(tmp_path, dataset, category)
     found = load(dataset, tmp_path, category)
     for split in (found.train, found.test):
         for path, image in zip(split.paths, split.images):
             with Image.open(folder / path) as original:
-                assert np.array_equal(image, data.resize(original.convert("RGB"), 32, "antialias")), path
+                assert np.array_equal(image, pictures.resize(original.convert("RGB"), 32, "antialias")), path
 
 
 def test_a_folder_of_each_layout_is_planned_by_profile_cpu(tmp_path, dataset, monkeypatch):
@@ -65,7 +65,7 @@ def test_a_folder_of_each_layout_is_planned_by_profile_cpu(tmp_path, dataset, mo
         key = category if dataset == "mvtec" else f"{dataset}/{category}"
         assert plan.find_data(str(tmp_path / f"{i}")) == {key: root}
         assert plan.find_data(root) == {key: root}, "a folder may be the set itself"
-        if data.LAYOUTS[DATASETS[dataset].layout][1]:
+        if layouts.LAYOUTS[DATASETS[dataset].layout][1]:
             assert plan.find_data(f"{root}/{category}") == {key: root}, "or a category of it"
     planned = plan.runs("cpu", root)
     main = [p for p in planned.values() if p["dataset"] == dataset and p.get("method", "reverse") == "reverse"]
@@ -120,7 +120,7 @@ def test_every_commutator_and_nearly_every_tile_is_on_one_side(tmp_path):
 
 def test_an_image_without_its_mask_and_a_mask_without_its_image_are_named(tmp_path, dataset):
     category, (_, test, masks) = made(dataset, tmp_path)
-    folder = data.category_folder(tmp_path, dataset, category)
+    folder = layouts.category_folder(tmp_path, dataset, category)
     (folder / masks[0]).unlink()
     assert (masks[0] if dataset != "kolektorsdd" else masks[0].replace("_label.bmp", ".jpg: no mask")) in problems(
         dataset, tmp_path, category
@@ -134,7 +134,7 @@ def test_an_image_without_its_mask_and_a_mask_without_its_image_are_named(tmp_pa
 
 def test_a_broken_image_and_a_broken_mask_are_named(tmp_path, dataset):
     category, (train, _, masks) = made(dataset, tmp_path)
-    folder = data.category_folder(tmp_path, dataset, category)
+    folder = layouts.category_folder(tmp_path, dataset, category)
     for name in (train[0], masks[-1]):
         (folder / name).write_bytes(b"")
     text = problems(dataset, tmp_path, category)
@@ -202,7 +202,7 @@ def test_the_demo_is_as_its_recipe_says():
 
 def test_every_data_set_has_a_maker_or_is_tested_elsewhere():
     assert set(IMAGE_FOLDER_DATASETS) == {*MAKERS, "demo"} and set(DATASETS) == {*IMAGE_FOLDER_DATASETS, *NOVELTY_DATASETS}
-    assert {DATASETS[name].layout for name in IMAGE_FOLDER_DATASETS} == set(data.LAYOUTS)
+    assert {DATASETS[name].layout for name in IMAGE_FOLDER_DATASETS} == set(layouts.LAYOUTS)
 
 
 def test_the_page_is_the_table():

@@ -18,7 +18,7 @@ from torchvision.transforms import functional as TF
 
 from rdlib import data, novelty
 from rdlib.config import Config
-from rdlib.data import DataError
+from rdlib.errors import DataError
 
 # --- MNIST and Fashion-MNIST -----------------------------------------------------------------------------
 

@@ -30,9 +30,9 @@ from urllib.error import HTTPError
 
 from filelock import FileLock, Timeout
 
-from rdlib.data import categories, files_below, find_items, is_litter, report
 from rdlib.datasets import MVTEC_COUNTS
 from rdlib.errors import InputError
+from rdlib.layouts import categories, files_below, find_items, is_litter, report
 
 MANIFEST = "manifest.sha256"
 LOCK = "lock"  # in the temporary folder

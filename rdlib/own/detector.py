@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from rdlib import data, model
+from rdlib import model, pictures
 from rdlib.config import Config
 from rdlib.errors import InputError
 from rdlib.inference import choose_device, device_of, to_batch
@@ -172,7 +172,7 @@ class Detector:
 def opened(photo: Image.Image | NDArray) -> Image.Image:
     """RGB image of an opened image, turned upright, or of an array."""
     if isinstance(photo, Image.Image):
-        return data.to_rgb(photo)
+        return pictures.to_rgb(photo)
     if isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.size and (photo.ndim == 2 or photo.shape[2:] == (3,)):
         return Image.fromarray(photo).convert("RGB")
     what = f"array {photo.shape} of {photo.dtype}" if isinstance(photo, np.ndarray) else type(photo).__name__

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import binomtest
 
-from rdlib import data, fit, metrics, model
+from rdlib import fit, layouts, metrics, model, pictures
 from rdlib.config import Config, refuse_unknown
 from rdlib.data import ImageSet
 from rdlib.errors import InputError
@@ -100,7 +100,7 @@ def refuse_overlaps(given: dict[str, Path]) -> None:
     """
     bad = len(given["bad_dir"].resolve().parts) if "bad_dir" in given else 0
     left_out = {(name, "bad_dir") for name, folder in given.items() if "good" in folder.resolve().parts[bad:]}
-    problems = data.overlapping(given, left_out | {(name, "out_dir") for name in given})
+    problems = layouts.overlapping(given, left_out | {(name, "out_dir") for name in given})
     if problems:
         raise InputError(printable(problems[0]))
 
@@ -163,7 +163,7 @@ def collect(settings: Settings) -> Photos:
     masks = _masks(folders, paths.get("bad", []), problems, said)
     squares, sizes = _decode(settings, paths, masks, problems, said)
     if problems:
-        raise InputError(printable(data.report("photographs", problems)))
+        raise InputError(printable(layouts.report("photographs", problems)))
     good = paths["good"]
     train, threshold, check = split(len(good), settings)
     groups = {"threshold": [good[i] for i in threshold], "check": [good[i] for i in check] + paths.get("check", [])}
@@ -171,7 +171,7 @@ def collect(settings: Settings) -> Photos:
     names = {path: printable(path.relative_to(folders[g]).as_posix()) for g, found in paths.items() for path in found}
     scored = tuple(Photo(group, names[path], path, masks.get(path)) for group, found in groups.items() for path in found)
     trained_on = ImageSet(np.stack([squares[i] for i in train]), np.zeros(len(train), np.uint8), tuple(names[good[i]] for i in train))
-    remarks = tuple(printable(f"{g}_dir: {sentence}") for g, folder in folders.items() for sentence in data.sentences(said[g], folder))
+    remarks = tuple(printable(f"{g}_dir: {sentence}") for g, folder in folders.items() for sentence in layouts.sentences(said[g], folder))
     return Photos(trained_on, scored, sizes, remarks)
 
 
@@ -188,7 +188,7 @@ def split(count: int, settings: Settings) -> tuple[list[int], list[int], list[in
     return tuple(sorted(part.tolist()) for part in parts)
 
 
-def _masks(folders: dict[str, Path], bad: list[Path], problems: list[str], said: dict[str, data.Said]) -> dict[Path, Path]:
+def _masks(folders: dict[str, Path], bad: list[Path], problems: list[str], said: dict[str, pictures.Said]) -> dict[Path, Path]:
     """Bad image -> its mask, paired by name; every image must have one and every mask an image."""
     if "masks" not in folders:
         return {}
@@ -207,7 +207,7 @@ def _masks(folders: dict[str, Path], bad: list[Path], problems: list[str], said:
 
 
 def _decode(
-    settings: Settings, paths: dict[str, list[Path]], masks: dict[Path, Path], problems: list[str], said: dict[str, data.Said]
+    settings: Settings, paths: dict[str, list[Path]], masks: dict[Path, Path], problems: list[str], said: dict[str, pictures.Said]
 ) -> tuple[list[NDArray], dict[str, set[tuple[int, int]]]]:
     """Decode every file once: squares of the good images, the sizes seen; equal pictures in good, check and bad are a problem."""
     squares, sizes, seen = [], {}, {}
@@ -224,17 +224,17 @@ def _decode(
         if group == "good":
             squares.append(photos.to_square(image, settings.image_size))
         if group != "new":
-            first = seen.setdefault(data.pixel_hash(image), path)
+            first = seen.setdefault(pictures.pixel_hash(image), path)
             if first != path:
                 problems.append(f"{path}: the same picture as {first}; remove one of them")
     return squares, sizes
 
 
-def _check_mask(path: Path, size: tuple[int, int], said: data.Said) -> None:
-    mask = data.read_mask(path, said)
+def _check_mask(path: Path, size: tuple[int, int], said: pictures.Said) -> None:
+    mask = pictures.read_mask(path, said)
     if mask.size != size:
         raise InputError(f"{path}: mask is {mask.width}x{mask.height}, its image is {size[0]}x{size[1]}; make them equal")
-    if not data.region_of(mask).any():
+    if not pictures.region_of(mask).any():
         raise InputError(f"{path}: mask is empty, but its image is in bad_dir; mark what is bad, or move the image")
 
 
@@ -342,8 +342,8 @@ def _stretched(photo: Photo, size: tuple[int, int], result: Result, cfg: Config)
     """Map and mask of one photograph, stretched to the square."""
     side = (cfg.image_size, cfg.image_size)
     stretched = np.asarray(Image.fromarray(result.map).resize(side, Image.Resampling.BILINEAR))
-    mask = data.read_mask(photo.mask) if photo.mask else Image.new("L", size)
-    return stretched, data.resize_mask(mask, cfg.image_size, cfg.mask_rule)
+    mask = pictures.read_mask(photo.mask) if photo.mask else Image.new("L", size)
+    return stretched, pictures.resize_mask(mask, cfg.image_size, cfg.mask_rule)
 
 
 def telling(table: pd.DataFrame) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdlib import data
+from rdlib import layouts, pictures
 from rdlib.errors import InputError
 
 GEOMETRY = "longer side to image_size, aspect ratio kept, top left, mirrored at the edge to a square"
@@ -23,8 +23,8 @@ SHORTEST = 16  # px in the square: one cell of the teacher's deepest feature map
 # --- Files --------------------------------------------------------------------------------------------------------
 
 
-def find(folder: Path, problems: list[str], leave_out: str = "", said: data.Said | None = None) -> list[Path]:
-    """All images below a folder, in order of name, as `data.files_below` goes through it.
+def find(folder: Path, problems: list[str], leave_out: str = "", said: pictures.Said | None = None) -> list[Path]:
+    """All images below a folder, in order of name, as `layouts.files_below` goes through it.
 
     leave_out: name of subfolders that are not entered
     problems: gets a sentence for a missing folder, and for each file that is no image or shares its name with another
@@ -32,18 +32,18 @@ def find(folder: Path, problems: list[str], leave_out: str = "", said: data.Said
     """
     if not folder.is_dir():
         problems.append(f"{folder}: no such folder; give an existing one")
-    there = [p for p in data.files_below(folder) if leave_out not in p.relative_to(folder).parts[:-1]]
-    return data.images_among(there, problems, {} if said is None else said)
+    there = [p for p in layouts.files_below(folder) if leave_out not in p.relative_to(folder).parts[:-1]]
+    return layouts.images_among(there, problems, {} if said is None else said)
 
 
-def read(path: str | Path, said: data.Said | None = None) -> Image.Image:
-    """RGB photograph, upright, as `data.read_image` reads it.
+def read(path: str | Path, said: pictures.Said | None = None) -> Image.Image:
+    """RGB photograph, upright, as `pictures.read_image` reads it.
 
     raises: InputError naming the file if it is not there or cannot be decoded
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
-    return data.read_image(Path(path), said)
+    return pictures.read_image(Path(path), said)
 
 
 def check_shape(name: str | Path, photo: tuple[int, int], size: int) -> None:

@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdlib import data, demo
+from rdlib import demo, layouts
 from rdlib.config import Config
-from rdlib.data import DataError, find_items, load_folder, read_image, read_mask, region_of, resize, resize_mask
+from rdlib.data import load_folder
+from rdlib.errors import DataError
+from rdlib.layouts import find_items
 from rdlib.metrics import count_regions
 from rdlib.paths import resolve
+from rdlib.pictures import read_image, read_mask, region_of, resize, resize_mask
 
 
 def category_folders(dataset: str, data_root: str | Path = "", categories: str = "") -> dict[str, Path]:
@@ -27,8 +30,8 @@ def category_folders(dataset: str, data_root: str | Path = "", categories: str =
     if not str(data_root) and dataset != "demo":
         raise DataError("data_root is empty: give the folder that holds the categories, for example -p data_root data/mvtec")
     root = resolve(data_root) if str(data_root) else demo.demo_root()
-    wanted = [name.strip() for name in categories.split(",") if name.strip()] or list(data.categories(root, dataset)) or ["any"]
-    return {name: data.category_folder(root, dataset, name) for name in wanted}
+    wanted = [name.strip() for name in categories.split(",") if name.strip()] or list(layouts.categories(root, dataset)) or ["any"]
+    return {name: layouts.category_folder(root, dataset, name) for name in wanted}
 
 
 def check_categories(folders: Mapping[str, Path], settings: Mapping[str, Config]) -> list[dict[str, Any]]:

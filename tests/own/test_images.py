@@ -14,7 +14,7 @@ from helpers import REPO, mask, mvtec_folder, picture, save
 from own_folders import folders, own_settings
 from PIL import Image
 
-from rdlib import data
+from rdlib import pictures
 from rdlib.own import detector, images
 from rdlib.report import plots
 
@@ -170,11 +170,11 @@ def test_photographs_are_cut_to_two_shapes_and_a_defect_that_is_cut_away_takes_i
     for stem, box in (("001", (0, 18, 4, 22)), ("002", (18, 0, 22, 4))):
         save(mask((40, 40), box), source / f"ground_truth/hole/{stem}_mask.png")
     own_images.cut(source, tmp_path / "cut")
-    sizes = {p.relative_to(tmp_path / "cut").as_posix(): data.read_image(p).size for p in (tmp_path / "cut").rglob("*.png")}
+    sizes = {p.relative_to(tmp_path / "cut").as_posix(): pictures.read_image(p).size for p in (tmp_path / "cut").rglob("*.png")}
     landscape = ("train/good/000.png", "test/hole/000.png", "ground_truth/hole/000_mask.png")
     portrait = ("test/hole/003.png", "ground_truth/hole/003_mask.png")
     assert sizes == dict.fromkeys(landscape, (40, 28)) | dict.fromkeys(portrait, (25, 40))
-    whole, part = (np.asarray(data.read_image(folder / "test/hole/003.png")) for folder in (source, tmp_path / "cut"))
+    whole, part = (np.asarray(pictures.read_image(folder / "test/hole/003.png")) for folder in (source, tmp_path / "cut"))
     assert np.array_equal(whole[:, 7:32], part)
 
 

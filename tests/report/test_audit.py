@@ -7,7 +7,7 @@ import pytest
 from helpers import config, mvtec_folder, picture, save
 from PIL import Image
 
-from rdlib.data import DataError
+from rdlib.errors import DataError
 from rdlib.report import audit
 
 

@@ -35,7 +35,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from rdlib import data, demo, evaluate, features, fit, inference, metrics, model, score, teachers
+from rdlib import data, demo, evaluate, features, fit, inference, layouts, metrics, model, pictures, score, teachers
 from rdlib.config import Config
 from rdlib.distance import flat_loss
 from rdlib.paths import project_root
@@ -297,12 +297,12 @@ def scoring(root: Path, category: str, rounds: int) -> list[dict[str, Any]]:
 @torch.no_grad()
 def plain_scoring(net: model.ReverseDistillation, cfg: Config, root: Path) -> dict[str, float]:
     net = net.eval()
-    train, test, _ = data.find_items(root / cfg.category)
+    train, test, _ = layouts.find_items(root / cfg.category)
     size = (cfg.image_size, cfg.image_size)
     to_tensor = transforms.Compose([transforms.Resize(size), transforms.ToTensor()])
     pixels, truth, image_scores, labels, pros = [], [], [], [], []
     for item in test:
-        image = to_tensor(data.read_image(item.image))[None]
+        image = to_tensor(pictures.read_image(item.image))[None]
         teacher_feats = net.teacher(image)
         net.teacher.tail(teacher_feats[-1])
         total = np.zeros(size)
@@ -312,7 +312,7 @@ def plain_scoring(net: model.ReverseDistillation, cfg: Config, root: Path) -> di
         total = gaussian_filter(total, sigma=cfg.sigma)
         mask = np.zeros(size, int)
         if item.mask:
-            mask = data.resize_mask(data.read_mask(item.mask), size[0], "over_half").astype(int)
+            mask = pictures.resize_mask(pictures.read_mask(item.mask), size[0], "over_half").astype(int)
             if mask.any():
                 pros.append(plain_pro(mask[None], total[None]))
         truth.extend(mask.ravel())
