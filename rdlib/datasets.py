@@ -17,7 +17,7 @@ class Dataset:
     """One data set.
 
     title: as published
-    layout: how its files lie: a key of `data.LAYOUTS`, or how rdlib.novelty reads it
+    layout: how its files lie: a key of `layouts.LAYOUTS`, or how rdlib.novelty reads it
     counts: category -> [train, test] images as published, how many in all where the split is ours, None where nothing is published
     images: how many there are, where `counts` does not say it
     signs: a folder holds a category if one of these is in it; {} stands for the category

@@ -149,8 +149,8 @@ def test_another_backbone_is_one_call():
 
 def test_runs_are_read_elsewhere_in_one_call():
     (words,) = re.findall(r"`(runs\.load\([^`]*\))`", README)
-    found = eval(words.replace("results/demo", str(REFERENCE / "demo")), {"runs": runs, "Path": Path})
-    assert len(found) > 80 and (found["image_auroc"] > 0).all()
+    found = eval(words.replace("results/demo", str(REFERENCE / "demo")), {"runs": runs})
+    assert len(found) > 40 and (found["image_auroc"] > 0).all()
 
 
 def test_the_committed_reference_is_rendered_without_training(tmp_path):

@@ -1,4 +1,4 @@
-"""The run files of a folder as one tidy table, a row per run: what the notebooks 04-09 and the page start from.
+"""The run files of a folder as one tidy table, a row per run: what the notebooks 04-09, 12 and the page start from.
 
 Metrics are in per cent, as the paper prints them (in the run files they are in [0, 1]).
 """
@@ -15,6 +15,7 @@ from rdlib.config import LATER, Config
 from rdlib.datasets import MVTEC_COUNTS
 from rdlib.errors import InputError
 from rdlib.evaluate import METRICS
+from rdlib.paths import resolve
 from rdlib.run import record
 
 SETTING = ["dataset", "teacher", "image_size", "epochs", "normalise"]  # what all runs of a profile's own setting have in common
@@ -25,8 +26,10 @@ CELL = [*PAIR, "method", "teacher", "weights_id", "image_size", "epochs", "norma
 NOT_RUN = {"n": 0, "runs": "", "failed": "", "missing": "not run"}  # a cell of `runs.groupby(by)[metric]` and `traced` without any run
 
 
-def load(folder: Path) -> pd.DataFrame:
+def load(folder: str | Path) -> pd.DataFrame:
     """Every run below `folder/runs`, sorted by run id; one that failed or diverged is a row without metrics.
+
+    folder: absolute, or relative to the project's
 
     returns: columns
         run_id, status ("finished", "failed" or "diverged"), reason, attempts (of a failed run), path
@@ -40,6 +43,7 @@ def load(folder: Path) -> pd.DataFrame:
         result: the run file itself, for what does not fit a column
     raises: InputError if there is no run, a file is no valid result, or runs of one data set or teacher were made from different files
     """
+    folder = resolve(folder)
     results = record.read_all(folder)
     if not results:
         raise InputError(f"{folder}: no run files (runs/*/result.json); run `make reproduce` first or give another results_dir")

@@ -339,7 +339,7 @@ def test_bottleneck_backbone_and_method_are_tabled_elsewhere_and_size_against_th
 # --- However much failed --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("left", ["main-demo-brick-lite0.128px.15ep-s0", "main-demo-coin-lite0.128px.15ep.loss_pixel-s0", ""])
+@pytest.mark.parametrize("left", ["main-demo-brick-lite0.128px.12ep-s0", "main-demo-brick-lite0.128px.12ep.loss_pixel-s0", ""])
 def test_however_many_runs_failed_every_notebook_makes_its_files(left, tmp_path, monkeypatch):
     """The usual seed of one category is left, one variant, or nothing: all that failed is told in the tables."""
     kept = [record.read_run(REFERENCE / "demo/runs" / left / "result.json")] if left else []
