@@ -250,7 +250,7 @@ def place(root, made):
 def test_what_only_looks_changes_nothing(tmp_path):
     """Failed rows stay, and no lock is taken."""
     root = project(tmp_path / "project")
-    path = place(root, made_up_runs.failed(dataset="demo", category="brick", epochs=15))
+    path = place(root, made_up_runs.failed(dataset="demo", category="brick", epochs=12))
     for words in (["-np"], ["--summary"], ["--dag", "dot"], ["--lint"]):
         start(root, [], [*words, "--cores", "1"]).wait(PATIENCE)
         assert path.exists() and not list((root / "results/demo").glob(".batch*")), words
