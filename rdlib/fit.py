@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rdlib.config import Config
@@ -77,13 +78,25 @@ def fit(
     if hasattr(model, "memorise"):
         model.memorise(TeacherFeatures(model.teacher, train.images, cfg, store, "train features", keep=False))
         return []
-    deepest = model.teacher(to_batch(train.images[:1], device_of(model)))[-1]
-    tiny = deepest.shape[-2:] == (2, 2)  # the embedding is one position, as at 32 px
-    with cut_to_seen_taps(model) if tiny else contextlib.nullcontext():
-        losses, how = _train(model, train, cfg, on_epoch, store, checkpoint, cuda_graph, tiny)
+    with seen_taps(model, train.images) as one_position:
+        losses, how = _train(model, train, cfg, on_epoch, store, checkpoint, cuda_graph, one_position)
     if store and how:
         store.log["training step"] = how
     return losses
+
+
+@contextlib.contextmanager
+def seen_taps(model: Distillation, images: NDArray) -> Iterator[bool]:
+    """Whether the embedding of such images is one position, as at 32 px. If so, the model holds only the taps that see something."""
+    deepest = model.teacher(to_batch(images[:1], device_of(model)))[-1]
+    one_position = deepest.shape[-2:] == (2, 2)
+    with cut_to_seen_taps(model) if one_position else contextlib.nullcontext():
+        yield one_position
+
+
+def layout_of(one_position: bool) -> torch.memory_format:
+    """The faster memory layout of training, see `make bench`."""
+    return torch.contiguous_format if one_position else torch.channels_last
 
 
 def _train(
@@ -101,7 +114,7 @@ def _train(
     Where the embedding is one position, BatchNorm sees as many values as a batch has images. The statistics of an epoch's last two or
     three, a tenth of the running ones, are what the test set would be scored with: such a batch is left out.
     """
-    layout = torch.contiguous_format if one_position else torch.channels_last  # the faster one, see `make bench`
+    layout = layout_of(one_position)
     model.to(memory_format=layout)
     optimiser = optimiser_of(model, cfg)
     order = torch.Generator().manual_seed(cfg.torch_seed)

@@ -1,7 +1,6 @@
 """README, CONTRIBUTING and docs: their tables are the committed reference's; links, anchors, paths and make targets exist."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch

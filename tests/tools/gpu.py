@@ -143,7 +143,7 @@ def plain_step(net: model.ReverseDistillation, images: np.ndarray, batch: int, d
     return run
 
 
-def our_step(net: model.ReverseDistillation, train: ImageSet, cfg: Config, graph: bool) -> Callable[[], None]:
+def our_step(net: model.ReverseDistillation, train: ImageSet, cfg: Config, graph: bool, layout: torch.memory_format) -> Callable[[], None]:
     """One step of `fit.fit`; a graph that could not be captured counts as failed."""
     feats = features.TeacherFeatures(net.teacher, train.images, cfg)
     take = fit.Steps(net, fit.optimiser_of(net, cfg), cfg, graph)
@@ -152,7 +152,8 @@ def our_step(net: model.ReverseDistillation, train: ImageSet, cfg: Config, graph
     def run() -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.allow_tf32 = cfg.precision == "tf32"
-        take(feats[torch.randperm(len(train), generator=order)[: cfg.batch_size]], None)
+        chosen = feats[torch.randperm(len(train), generator=order)[: cfg.batch_size]]
+        take([f.contiguous(memory_format=layout) for f in chosen], None)
         if graph and take.how.startswith("one by one:"):
             raise RuntimeError(take.how)
 
@@ -167,15 +168,17 @@ def training(teacher: str, px: int, size: Size, device: torch.device, peak: dict
     cfg, train = config(stands, px, size.batch, "fp32", lr=1e-6), image_set(4 * size.batch, px)
     net = build(cfg, device)
     jobs = {"plain": plain_step(build(cfg, device), train.images, size.batch, device)}
-    net.to(memory_format=torch.channels_last).train()
-    feats = features.TeacherFeatures(net.teacher, train.images, cfg)[torch.arange(size.batch)]
-    with FlopCounterMode(display=False) as counter:
-        flat_loss(feats, net.student_feats(feats)).backward()
-    for precision in PRECISIONS:
-        for how in ("one by one", "CUDA graph"):
-            cfg_p = config(stands, px, size.batch, precision, lr=1e-6)
-            jobs[f"{precision}, {how}"] = our_step(net, train, cfg_p, how == "CUDA graph")
-    seconds = interleaved(jobs, size.rounds, size.steps, device)
+    with fit.seen_taps(net, train.images) as one_position:
+        layout = fit.layout_of(one_position)
+        net.to(memory_format=layout).train()
+        feats = features.TeacherFeatures(net.teacher, train.images, cfg)[torch.arange(size.batch)]
+        with FlopCounterMode(display=False) as counter:
+            flat_loss(feats, net.student_feats(feats)).backward()
+        for precision in PRECISIONS:
+            for how in ("one by one", "CUDA graph"):
+                cfg_p = config(stands, px, size.batch, precision, lr=1e-6)
+                jobs[f"{precision}, {how}"] = our_step(net, train, cfg_p, how == "CUDA graph", layout)
+        seconds = interleaved(jobs, size.rounds, size.steps, device)
     rows = []
     for name in jobs:
         low, middle, high = seconds.get(name, (math.nan,) * 3)
