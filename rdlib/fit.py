@@ -65,7 +65,7 @@ def fit(
     """Train the model's trainable part on normal images; a baseline that trains nothing memorises them instead.
 
     The teacher's features come from `TeacherFeatures`, computed once. A last batch of one image joins the batch before
-    it, since BatchNorm over a single vector (32 px images have a 1 x 1 embedding) is undefined.
+    it; where the embedding is one position (32 px) a smaller last batch is left out, see `_train`.
 
     on_epoch: called after each epoch with its number (from 1) and mean loss
     store: keeps the features for other runs on the same images

@@ -201,6 +201,15 @@ def test_of_full_batches_the_last_small_one_is_left_out(count, sizes):
     assert [len(p) for p in parts] == sizes and len(set(torch.cat(parts).tolist())) == sum(sizes)
 
 
+@pytest.mark.parametrize("px, full", [(16, True), (32, False)])
+def test_training_is_on_full_batches_where_the_embedding_is_one_position(px, full, monkeypatch):
+    asked, real = [], fit.batches
+    monkeypatch.setattr(fit, "batches", lambda *given, full: asked.append(full) or real(*given, full=full))
+    cfg = config(image_size=64, epochs=1)
+    fit.fit(model.build(cfg, TinyTeacher()), image_set(6, px), cfg)
+    assert asked == [full]
+
+
 def test_batches_are_shuffled_anew_each_epoch_and_repeatable():
     def epochs(seed):
         order = torch.Generator().manual_seed(seed)
