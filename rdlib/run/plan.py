@@ -145,18 +145,18 @@ def paper() -> dict[str, list[Parameters]]:
     In TF32, PyTorch's default on NVIDIA's GPUs and so the official code's; a device without it computes in float32 and the run says so.
     """
     seeds = (0, 1, 2)
-    base = {"dataset": "mvtec", "teacher": "wide_resnet50_2", "image_size": 256, "epochs": 200} | TF32
-    main = _grid(base | {"evaluate_every": 10}, category=MVTEC_COUNTS, seed=seeds)
+    base, looks = {"dataset": "mvtec", "teacher": "wide_resnet50_2", "image_size": 256, "epochs": 200} | TF32, {"evaluate_every": 10}
+    main = _grid(base | looks, category=MVTEC_COUNTS, seed=seeds)
     # Epochs are [open]: 50, stated in every table.
     novelty = [{"dataset": name, "teacher": "resnet18", "image_size": 32, "epochs": 50, "save_maps": False} | TF32 for name in NOVELTY]
     return {
         "mvtec": main + _grid(base | {"image_size": 128}, category=MVTEC_COUNTS, seed=seeds),
         "baselines": _baselines(base, category=MVTEC_COUNTS, seed=(0,)),
         "complexity": _cost(base | {"category": "bottle", "seed": 0}),
-        "novelty": [p for own in novelty for p in _grid(own, normal_class=range(10), seed=seeds)],
+        "novelty": [p for own in novelty for p in _grid(own | looks, normal_class=range(10), seed=seeds)],
         "novelty_sweep": [p for own in novelty for p in _sweep(own, NOVELTY_FACTORS, normal_class=range(10), seed=(0,))],
         "bottleneck": main + _grid(base, bottleneck=("pre", "oce"), category=MVTEC_COUNTS, seed=seeds),
-        "backbones": main + _grid(base, teacher=("resnet18", "resnet50"), category=MVTEC_COUNTS, seed=seeds),
+        "backbones": main + _grid(base | looks, teacher=("resnet18", "resnet50"), category=MVTEC_COUNTS, seed=seeds),
         "deviations": main + _sweep(base, TRAINING_FACTORS + PRECISIONS + RESIZE_FACTORS, category=MVTEC_COUNTS, seed=(0,)),
         "unified": _grid(base | UNIFIED, category=MVTEC_COUNTS, seed=seeds),
     }
