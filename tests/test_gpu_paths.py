@@ -267,13 +267,20 @@ def test_the_plans_hours_are_those_of_the_measurement_or_marked_as_an_estimate()
     page = (REPO / "docs/full_run.md").read_text()
     assert gpu.with_hours(page) == page and ("(estimate)" in page) == (not list(gpu.COMMITTED.glob("*.json")))
     steps = {("wide_resnet50_2", 256): 0.01, ("resnet18", 256): 0.003, ("resnet18", 32): 0.0005}
-    measured = [{"teacher": t, "image_size": px, "loop": "tf32, CUDA graph", "step_s": [s, s, s]} for (t, px), s in steps.items()]
+    times = {"tf32": 1, "fp32": 5, "bf16": 1}
+    measured = [
+        {"teacher": t, "image_size": px, "loop": f"{precision}, CUDA graph", "step_s": [s * times[precision]] * 3}
+        for (t, px), s in steps.items()
+        for precision in times
+    ]
     found = {"device": "GPU X", "training": measured}
-    assert gpu.step_seconds("wide_resnet50_2", 128, found) == pytest.approx(0.01 / 4)
-    assert gpu.step_seconds("resnet50", 256, found) == pytest.approx(0.01 * 28 / 53)
-    assert gpu.step_seconds("resnet18", 64, found) == 0.0005, "no step is shorter than the smallest that was measured"
-    bottle = {"dataset": "mvtec", "category": "bottle", "teacher": "wide_resnet50_2", "image_size": 256, "epochs": 200}
+    assert gpu.step_seconds("wide_resnet50_2", 128, "tf32", found) == pytest.approx(0.01 / 4)
+    assert gpu.step_seconds("resnet50", 256, "tf32", found) == pytest.approx(0.01 * 28 / 53)
+    assert gpu.step_seconds("resnet18", 64, "tf32", found) == 0.0005, "no step is shorter than the smallest that was measured"
+    bottle = {"dataset": "mvtec", "category": "bottle", "teacher": "wide_resnet50_2", "image_size": 256, "epochs": 200, "precision": "tf32"}
     assert gpu.run_seconds(bottle, found) == pytest.approx(gpu.START_S + 200 * 14 * 0.01)
+    assert gpu.run_seconds(bottle | {"evaluate_every": 10}, found) == pytest.approx(gpu.START_S + 20 * gpu.LOOK_S + 200 * 14 * 0.01)
+    assert gpu.step_seconds("wide_resnet50_2", 256, "fp32", found) == 0.05
     total = [float(re.search(r"\*\*(\d+)\*\* \|$", gpu.plan_hours(f))[1]) for f in (None, found)]
     assert total[1] < total[0] and "from measurements on GPU X" in gpu.plan_hours(found)
 

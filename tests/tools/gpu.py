@@ -273,16 +273,16 @@ PARTS = {
 }
 GMACS = {"wide_resnet50_2": 53, "resnet50": 28, "resnet18": 7}  # multiply-adds of one training image of 256 px, 10^9
 GUESS = {"gmacs_per_s": 15_000, "launch_s": 0.01}  # where nothing is measured
-START_S = 30  # of every run: kernel, data, features, scoring
+START_S, LOOK_S = 10, 2.5  # of a run beside its steps: kernel, data, features, scoring; of a look at the test set while training
 NOVELTY_IMAGES = {"mnist": 6000, "fashion_mnist": 6000, "cifar10": 5000}
 
 
-def step_seconds(teacher: str, px: int, found: dict[str, Any] | None) -> float:
+def step_seconds(teacher: str, px: int, precision: str, found: dict[str, Any] | None) -> float:
     """Of one optimiser step of 16 images: measured, or by multiply-adds from the nearest that is, or guessed."""
     gmacs = 16 * GMACS[teacher] * (px / 256) ** 2
     if found is None:
         return max(gmacs / GUESS["gmacs_per_s"], GUESS["launch_s"])
-    steps = {(r["teacher"], r["image_size"]): r["step_s"][1] for r in found["training"] if r["loop"] == "tf32, CUDA graph"}
+    steps = {(r["teacher"], r["image_size"]): r["step_s"][1] for r in found["training"] if r["loop"] == f"{precision}, CUDA graph"}
     near = teacher if (teacher, 256) in steps else "wide_resnet50_2"
     scaled = steps[near, 256] * gmacs / (16 * GMACS[near])
     return steps.get((teacher, px), max(scaled, steps["resnet18", 32]))
@@ -291,8 +291,10 @@ def step_seconds(teacher: str, px: int, found: dict[str, Any] | None) -> float:
 def run_seconds(parameters: dict[str, Any], found: dict[str, Any] | None) -> float:
     name = parameters["dataset"]
     images = MVTEC_COUNTS[parameters["category"]][0] if name == "mvtec" else NOVELTY_IMAGES[name]
-    steps = parameters["epochs"] * math.ceil(images / 16)
-    return START_S + steps * step_seconds(parameters["teacher"], parameters["image_size"], found)
+    steps, every = parameters["epochs"] * math.ceil(images / 16), parameters.get("evaluate_every", 0)
+    looks = parameters["epochs"] // every if every else 0
+    step_s = step_seconds(parameters["teacher"], parameters["image_size"], parameters["precision"], found)
+    return START_S + LOOK_S * looks + steps * step_s
 
 
 def plan_hours(found: dict[str, Any] | None) -> str:
