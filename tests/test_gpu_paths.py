@@ -6,7 +6,6 @@
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -263,9 +262,9 @@ def test_make_gpu_says_what_is_missing(tmp_path):
     assert (done.returncode, done.stderr) == (1, "missing: scikit-learn; pip install them\n")
 
 
-def test_the_plans_hours_are_those_of_the_measurement_or_marked_as_an_estimate():
+def test_the_plans_hours_are_those_of_the_measurement():
     page = (REPO / "docs/full_run.md").read_text()
-    assert gpu.with_hours(page) == page and ("(estimate)" in page) == (not list(gpu.COMMITTED.glob("*.json")))
+    assert gpu.with_hours(page) == page and gpu.with_hours(page.replace("**723**", "**1**")) == page
     steps = {("wide_resnet50_2", 256): 0.01, ("resnet18", 256): 0.003, ("resnet18", 32): 0.0005}
     times = {"tf32": 1, "fp32": 5, "bf16": 1}
     measured = [
@@ -281,8 +280,7 @@ def test_the_plans_hours_are_those_of_the_measurement_or_marked_as_an_estimate()
     assert gpu.run_seconds(bottle, found) == pytest.approx(gpu.START_S + 200 * 14 * 0.01)
     assert gpu.run_seconds(bottle | {"evaluate_every": 10}, found) == pytest.approx(gpu.START_S + 20 * gpu.LOOK_S + 200 * 14 * 0.01)
     assert gpu.step_seconds("wide_resnet50_2", 256, "fp32", found) == 0.05
-    total = [float(re.search(r"\*\*(\d+)\*\* \|$", gpu.plan_hours(f))[1]) for f in (None, found)]
-    assert total[1] < total[0] and "from measurements on GPU X" in gpu.plan_hours(found)
+    assert "from measurements on GPU X" in gpu.plan_hours(found)
 
 
 # --- On a GPU -----------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def test_runs_of_different_files_are_not_mixed(tmp_path, name, what):
     assert len(runs.load(put(tmp_path / "other", one, elsewhere, failed(seed=1)))) == 3
 
 
-@pytest.mark.parametrize("profile", ["demo", "cpu"])
+@pytest.mark.parametrize("profile", ["demo", "cpu", "paper"])
 def test_the_reference_is_one_table_and_its_metrics_those_of_the_files(profile):
     found = runs.load(REPO / "results" / "reference" / profile)
     assert found["run_id"].is_unique and found["run_id"].is_monotonic_increasing

@@ -272,23 +272,19 @@ PARTS = {
     "unified": "one model for all categories, 3 seeds",  # as many images in all as one each
 }
 GMACS = {"wide_resnet50_2": 53, "resnet50": 28, "resnet18": 7}  # multiply-adds of one training image of 256 px, 10^9
-GUESS = {"gmacs_per_s": 15_000, "launch_s": 0.01}  # where nothing is measured
 START_S, LOOK_S = 10, 2.5  # of a run beside its steps: kernel, data, features, scoring; of a look at the test set while training
 NOVELTY_IMAGES = {"mnist": 6000, "fashion_mnist": 6000, "cifar10": 5000}
 
 
-def step_seconds(teacher: str, px: int, precision: str, found: dict[str, Any] | None) -> float:
-    """Of one optimiser step of 16 images: measured, or by multiply-adds from the nearest that is, or guessed."""
-    gmacs = 16 * GMACS[teacher] * (px / 256) ** 2
-    if found is None:
-        return max(gmacs / GUESS["gmacs_per_s"], GUESS["launch_s"])
+def step_seconds(teacher: str, px: int, precision: str, found: dict[str, Any]) -> float:
+    """Of one optimiser step of 16 images: measured, or by multiply-adds from the nearest that is."""
     steps = {(r["teacher"], r["image_size"]): r["step_s"][1] for r in found["training"] if r["loop"] == f"{precision}, CUDA graph"}
     near = teacher if (teacher, 256) in steps else "wide_resnet50_2"
-    scaled = steps[near, 256] * gmacs / (16 * GMACS[near])
+    scaled = steps[near, 256] * GMACS[teacher] / GMACS[near] * (px / 256) ** 2
     return steps.get((teacher, px), max(scaled, steps["resnet18", 32]))
 
 
-def run_seconds(parameters: dict[str, Any], found: dict[str, Any] | None) -> float:
+def run_seconds(parameters: dict[str, Any], found: dict[str, Any]) -> float:
     name = parameters["dataset"]
     images = MVTEC_COUNTS[parameters["category"]][0] if name == "mvtec" else NOVELTY_IMAGES[name]
     steps, every = parameters["epochs"] * math.ceil(images / 16), parameters.get("evaluate_every", 0)
@@ -297,7 +293,7 @@ def run_seconds(parameters: dict[str, Any], found: dict[str, Any] | None) -> flo
     return START_S + LOOK_S * looks + steps * step_s
 
 
-def plan_hours(found: dict[str, Any] | None) -> str:
+def plan_hours(found: dict[str, Any]) -> str:
     """The plan of profile paper as a Markdown table; a run that several tables need counts in the first."""
     rows, seen, total = [], set(), 0.0
     for table, name in PARTS.items():
@@ -306,14 +302,13 @@ def plan_hours(found: dict[str, Any] | None) -> str:
         hours = sum(run_seconds(p, found) for p in new.values()) / 3600
         seen, total = seen | set(new), total + hours
         rows.append(f"| {name} | {len(new)} | {hours:.1f} |")
-    where = "estimate" if found is None else f"from measurements on {found['device']}"
-    return "\n".join([f"| part | runs | GPU hours ({where}) |", "|---|---|---|", *rows, f"| **all** | **{len(seen)}** | **{total:.0f}** |"])
+    head = f"| part | runs | GPU hours (from measurements on {found['device']}) |"
+    return "\n".join([head, "|---|---|---|", *rows, f"| **all** | **{len(seen)}** | **{total:.0f}** |"])
 
 
 def with_hours(text: str) -> str:
-    """The page with its block of hours as it should be by the committed measurement, if there is one."""
-    files = sorted(COMMITTED.glob("*.json"))
-    table = plan_hours(json.loads(files[0].read_text()) if files else None)
+    """The page with its block of hours as it should be by the first committed measurement."""
+    table = plan_hours(json.loads(min(COMMITTED.glob("*.json")).read_text()))
     return re.sub(r"(<!-- hours -->\n).*?(\n<!-- /hours -->)", lambda m: m[1] + table + m[2], text, flags=re.S)
 
 
