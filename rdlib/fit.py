@@ -111,8 +111,8 @@ def _train(
 ) -> tuple[list[float], str]:
     """The losses of `fit`, and how a step was taken, see `Steps`.
 
-    Where the embedding is one position, BatchNorm sees as many values as a batch has images. The statistics of an epoch's last two or
-    three, a tenth of the running ones, are what the test set would be scored with: such a batch is left out.
+    Where the embedding is one position, BatchNorm sees as many values as a batch has images. Those of an epoch's last,
+    smaller batch would weigh a tenth in the running statistics that the test set is scored with: it is left out.
     """
     layout = layout_of(one_position)
     model.to(memory_format=layout)

@@ -280,7 +280,7 @@ def test_the_plans_hours_are_those_of_the_measurement():
     assert gpu.run_seconds(bottle, found) == pytest.approx(gpu.START_S + 200 * 14 * 0.01)
     assert gpu.run_seconds(bottle | {"evaluate_every": 10}, found) == pytest.approx(gpu.START_S + 20 * gpu.LOOK_S + 200 * 14 * 0.01)
     assert gpu.step_seconds("wide_resnet50_2", 256, "fp32", found) == 0.05
-    assert "from measurements on GPU X" in gpu.plan_hours(found)
+    assert "from steps measured on GPU X" in gpu.plan_hours(found)
 
 
 # --- On a GPU -----------------------------------------------------------------------------------------------------

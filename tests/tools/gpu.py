@@ -302,7 +302,7 @@ def plan_hours(found: dict[str, Any]) -> str:
         hours = sum(run_seconds(p, found) for p in new.values()) / 3600
         seen, total = seen | set(new), total + hours
         rows.append(f"| {name} | {len(new)} | {hours:.1f} |")
-    head = f"| part | runs | GPU hours (from measurements on {found['device']}) |"
+    head = f"| part | runs | GPU hours (from steps measured on {found['device']}) |"
     return "\n".join([head, "|---|---|---|", *rows, f"| **all** | **{len(seen)}** | **{total:.0f}** |"])
 
 
