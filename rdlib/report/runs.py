@@ -153,7 +153,7 @@ def traced(runs: pd.DataFrame, by: str | list[str], metric: str) -> pd.DataFrame
 
 
 def paired(runs: pd.DataFrame, bases: pd.DataFrame) -> pd.DataFrame:
-    """Each run that differs from a base run in exactly one value, beside that base: one factor at a time.
+    """Each run that differs from a base run in exactly one value (a teacher and its weights are one), beside that base.
 
     Pairs share data set, category and seed, and so their random numbers (`Config.torch_seed`).
     returns: the columns of the run, those of its base with the suffix "_base", `changed` (the value's name) and `factor`
@@ -163,6 +163,7 @@ def paired(runs: pd.DataFrame, bases: pd.DataFrame) -> pd.DataFrame:
     pairs = finished[0].merge(finished[1], on=PAIR, suffixes=("_base", ""))
     names = [n for n in Config.__dataclass_fields__ if n not in PAIR]
     differs = pd.DataFrame({n: pairs[n] != pairs[f"{n}_base"] for n in names})
+    differs["weights_id"] &= ~differs["teacher"]
     pairs = pairs.assign(changed=differs.idxmax(axis=1))[differs.sum(axis=1) == 1]
     size = [f" (at {size} px)" if changed != "image_size" else "" for changed, size in zip(pairs["changed"], pairs["image_size"])]
     values = [row[row["changed"]] for row in pairs.to_dict("records")]

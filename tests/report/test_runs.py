@@ -147,6 +147,12 @@ def test_exactly_one_differing_value_is_an_effect():
     assert effects(others, run(0.8)) == [("loss = pixel (at 256 px)", -10), ("beta2 = 0.99 (at 256 px)", 5), ("image_size = 128", -20)]
 
 
+def test_a_teacher_and_its_weights_are_one_value():
+    own = {"teacher": "resnet18", "weights_id": "0bf7e80ff1aa"}
+    assert effects([run(0.7, teacher="efficientnet_lite0")], run(0.8, **own)) == [("teacher = efficientnet_lite0 (at 256 px)", -10)]
+    assert effects([run(0.7, teacher="resnet18")], run(0.8, **own)) == [("weights_id =  (at 256 px)", -10)], "other weights of the same"
+
+
 def test_effects_are_paired_by_category_and_seed():
     bases = [run(v, category=c, seed=s) for v, c, s in ((0.8, "carpet", 0), (0.6, "carpet", 1), (0.5, "wood", 0))]
     others = [run(0.9, loss="pixel", seed=s) for s in range(3)] + [failed(category="wood", loss="pixel")]
