@@ -129,7 +129,8 @@ def cpu(data: dict[str, str]) -> dict[str, list[Parameters]]:
         "baselines": _baselines(base, category=categories, seed=(0,)) + _grid(_method(small, "conventional"), **pairs),
         "complexity": _cost(base | {"category": categories[0], "seed": 0}) if categories else [],
         "novelty": [p for own in looks for p in _grid(own, normal_class=range(10))],
-        "novelty_sweep": [p for own in novelty for p in _sweep(own, factors, normal_class=(6,), seed=(0,))],
+        "novelty_sweep": [p for own in novelty for p in _sweep(own, factors, normal_class=(6,), seed=(0,))]
+        + [p for own in novelty for p in _grid(apply(own, {"normalise": "other"}), normal_class=range(10), seed=(0,))],
         "bottleneck": main + _grid(small, bottleneck=("pre", "oce"), **pairs),
         "backbones": main + _grid(small, teacher=teachers, **pairs),
         "deviations": main

@@ -272,7 +272,7 @@ PARTS = {
     "unified": "one model for all categories, 3 seeds",  # as many images in all as one each
 }
 GMACS = {"wide_resnet50_2": 53, "resnet50": 28, "resnet18": 7}  # multiply-adds of one training image of 256 px, 10^9
-START_S, LOOK_S = 10, 2.5  # of a run beside its steps: kernel, data, features, scoring; of a look at the test set while training
+START_S, LOOK_S = 10, 2.5  # of a run beside its steps, of a look at the test set: about what the H100's run files have
 NOVELTY_IMAGES = {"mnist": 6000, "fashion_mnist": 6000, "cifar10": 5000}
 
 
