@@ -226,6 +226,19 @@ def test_a_factor_changes_exactly_one_value(factors, dataset):
         assert sum(found[k] != plain[k] for k in plain) == 1, change
 
 
+def test_every_run_of_table_4s_sweep_differs_from_one_of_the_table_in_one_value():
+    planned = plan.cpu({"mnist": "data", "fashion_mnist": "data", "resnet18": "file"})
+    table = {(c.dataset, c.category, c.seed): c.to_dict() for c in (from_notebook(p)[0] for p in planned["novelty"])}
+    changes = Counter()
+    for cfg in {plan.identity(p): from_notebook(p)[0] for p in planned["novelty_sweep"]}.values():
+        own, base = cfg.to_dict(), table[cfg.dataset, cfg.category, cfg.seed]
+        changed = [name for name in own if own[name] != base[name]]
+        assert len(changed) <= 1, cfg.run_id
+        changes.update((cfg.dataset, name, own[name]) for name in changed)
+    assert changes["fashion_mnist", "normalise", "imagenet"] == changes["fashion_mnist", "epochs", 16] == 10  # the search is on all classes
+    assert changes["mnist", "normalise", "imagenet"] == 1
+
+
 # --- Finding data -------------------------------------------------------------------------------------------------
 
 
