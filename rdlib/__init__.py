@@ -14,4 +14,4 @@ Data flows one way, and imports follow it:
 The files of this folder are the paper; `run`, `report`, `batch` and `own` serve it, and it imports nothing from them.
 """
 
-__version__ = "0.6.0"
+__version__ = "0.6.1"
