@@ -9,6 +9,7 @@ What a notebook puts beside the paper is a frame of cells, a row each:
 from __future__ import annotations
 
 import html
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ FOOTNOTES = {
 }
 WITHOUT_VALUE = ("not run", "failed", "diverged", "undefined")
 FORMATS = ("csv", "md", "tex", "html")
+
+
+def p_value(p: float) -> str:
+    """A p value as tables show it; NaN, of a test that was not made, is empty."""
+    return "" if math.isnan(p) else "<0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 def comparison(cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

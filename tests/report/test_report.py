@@ -256,6 +256,31 @@ def test_sensitivity_is_paired(tables):
     assert rows.loc["image score = max"].tolist() == pytest.approx([10, 10, 10, 2])
 
 
+def test_sensitivity_has_the_exact_test_over_the_classes(tables):
+    results = novelty("digits", [0.7] * 10) + novelty("digits", [0.71 + 0.01 * k for k in range(10)], batch_size=64)
+    found = tables("06_novelty", *results, run(0.9, dataset="digits", normal_class=0, lr=0.1))["table4_sensitivity_digits"]
+    p = {factor.split(" (")[0]: p for factor, p in of(found, "p", "factor").items()}
+    assert p["batch_size = 64"] == pytest.approx(2 / 2**10, abs=5e-5)  # all ten up or all ten down; four decimals in the file
+    assert p["lr = 0.1"] == 1  # one pair
+
+
+def test_each_length_of_training_has_its_best_look(tables):
+    looks = {0: (0.9, 0.6), 1: (0.5, 0.8)}
+    results = [run(b, dataset="digits", normal_class=k, epochs=2, history=[{"image_auroc": a}]) for k, (a, b) in looks.items()]
+    results += [run(0.95, dataset="digits", normal_class=k, epochs=8, seed=s) for k in (0, 1) for s in (0, 1)]
+    results += [run(0.1, dataset="digits", normal_class=0, epochs=16)]  # one class only: no row
+    found = tables("06_novelty", *results)["table4_epochs"].set_index("epochs")
+    assert list(found.index) == [2, 8]
+    assert found.loc[2, "image AUROC after each look"] == "1: 70.0 2: 70.0" and float(found.loc[2, "best look of each class"]) == 85
+
+
+def test_a_figure_is_the_same_at_every_run(tmp_path, monkeypatch):
+    for folder in ("first", "again"):
+        execute("12_claims", REFERENCE / "cpu", tmp_path / folder, monkeypatch)
+    first, again = ((tmp_path / folder / "figures" / "claims.png").read_bytes() for folder in ("first", "again"))
+    assert first == again
+
+
 def by_row(table, column="image_AUROC", value="verdict"):
     return of(table.query("column == @column"), value)
 
